@@ -1,0 +1,112 @@
+"""Reading, writing and resampling of waves on the host."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from llasa_jax.errors import UserError
+
+MAX_SECONDS = 3600
+G722_RATE = 16_000
+
+
+def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Read an audio file as one channel.
+
+    Args:
+      path: any file that libsndfile reads (wav, flac, ogg, ...), or raw G.722 (``.g722``).
+      rate: resample to this many samples a second; None keeps the file's own.
+
+    Returns:
+      The wave, float32 [samples], the mean of the file's channels, and its sample rate.
+
+    Raises:
+      UserError: the file is missing, broken, empty, longer than an hour, or holds NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no audio file at {path}; check the path")
+    wave, source = _read_g722(path) if path.suffix == ".g722" else _read_soundfile(path)
+    if wave.size == 0:
+        raise UserError(f"audio file {path} is empty; record it again or remove it")
+    if not np.isfinite(wave).all():
+        raise UserError(f"audio file {path} holds values that are no numbers; export it again")
+    if rate is None or rate == source:
+        return wave, source
+    return resample(wave, source, rate), rate
+
+
+def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_length(path, file.frames / file.samplerate)
+            wave = file.read(dtype="float32", always_2d=True)
+            return wave.mean(axis=1), file.samplerate
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise UserError(f"cannot read audio file {path}: {error}; use wav, flac or ogg") from error
+
+
+def _read_g722(path: Path) -> tuple[np.ndarray, int]:
+    import av  # FFmpeg: libsndfile has no G.722
+
+    _check_length(path, path.stat().st_size / 8000)  # 64 kbit a second
+    try:
+        with av.open(str(path), format="g722") as container:
+            blocks = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"cannot decode G.722 file {path}: {error}; remove it") from error
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+    return samples.astype(np.float32) / 32768.0, G722_RATE
+
+
+def _check_length(path: Path, seconds: float) -> None:
+    if seconds > MAX_SECONDS:
+        raise UserError(f"audio file {path} lasts over an hour ({seconds:.0f} s); cut it first")
+
+
+def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:
+    """Resample a wave, float32 [samples], from `source` to `target` samples a second (soxr HQ)."""
+    if source == target:
+        return wave
+    return soxr.resample(wave, source, target).astype(np.float32, copy=False)
+
+
+def write_audio(path: str | Path, wave: np.ndarray, rate: int) -> None:
+    """Write a wave, float [samples] in [-1, 1] (clipped to it), as 16-bit wav or flac.
+
+    The file appears whole or not at all.
+
+    Raises:
+      UserError: the suffix is neither ``.wav`` nor ``.flac``, the wave is empty, has channels
+        or holds NaN, or the folder cannot be written.
+    """
+    path = Path(path)
+    kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"cannot write audio to {path}: name it .wav or .flac")
+    wave = np.asarray(wave, np.float32)
+    if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
+        raise UserError(f"nothing to write to {path}: the wave of shape {wave.shape} is no sound")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"cannot write audio to {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            soundfile.write(file, to_int16(wave), rate, format=kind, subtype="PCM_16")
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"cannot write audio to {path}: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def to_int16(wave: np.ndarray) -> np.ndarray:
+    """Round a wave in [-1, 1] to int16 samples of the same shape; louder samples are clipped."""
+    return np.round(np.clip(wave, -1.0, 1.0) * 32767.0).astype(np.int16)

@@ -1,0 +1,1 @@
+"""Corpora, the prepared store of waves, token shards and the input pipeline."""

@@ -1,0 +1,130 @@
+"""Corpora by name, and corpora out of a folder of one's own recordings."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from llasa_jax.audio.io import read_audio
+from llasa_jax.console import log
+from llasa_jax.data.debian import AsteriskCorpus, FilletsCorpus, default_cache
+from llasa_jax.data.synthetic import FliteCorpus
+from llasa_jax.data.utterance import Corpus, Utterance, split_of
+from llasa_jax.errors import UserError
+
+NAMES = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
+_SUFFIXES = (".wav", ".flac")
+_MAX_TEXT_BYTES = 64 * 1024
+
+
+def named_corpus(
+    name: str, cache: Path | None = None, minutes: float = 60.0, seed: int = 0
+) -> Corpus:
+    """The built-in corpus called `name`, or the one in the folder `name`.
+
+    Args:
+      name: one of `NAMES`, or a folder (see `FolderCorpus`).
+      cache: where downloads go; None is `default_cache`.
+      minutes: how much synthetic speech to make (`quickstart-synthetic` only).
+      seed: which sentences and voices (`quickstart-synthetic` only).
+
+    Raises:
+      UserError: an unknown name, an empty folder, or a corpus that cannot be fetched.
+    """
+    cache = cache or default_cache()
+    if name == "quickstart-synthetic":
+        return FliteCorpus(cache, minutes, seed)
+    if name == "asterisk-en":
+        return AsteriskCorpus(cache)
+    if name in ("fillets-nl", "fillets-cs"):
+        return FilletsCorpus("nl" if name.endswith("nl") else "cs", cache)
+    if Path(name).is_dir():
+        return FolderCorpus(Path(name))
+    raise UserError(f"no corpus {name!r}: give a folder of recordings or one of {', '.join(NAMES)}")
+
+
+class FolderCorpus:
+    """Recordings of one's own.
+
+    Either wav and flac files at any depth, each beside a ``.txt`` of the same name (without one
+    it has no text), where the first sub-folder names the speaker; or LJSpeech's layout: a
+    ``metadata.csv`` of ``id|text|normalised text`` beside ``wavs/``.
+    """
+
+    def __init__(self, folder: Path, language: str = "en", licence: str = "the user's own") -> None:
+        self._folder = folder.resolve()
+        if not self._folder.is_dir():
+            raise UserError(f"no corpus folder at {folder}; check the path")
+        self.name = self._folder.name or "folder"
+        self.language = language
+        self.licence = licence
+        metadata = self._folder / "metadata.csv"
+        self._lines = self._read_metadata(metadata) if metadata.is_file() else self._read_tree()
+        if not self._lines:
+            raise UserError(
+                f"corpus folder {folder} holds no .wav or .flac file; put recordings there, each "
+                "beside a .txt of the same name"
+            )
+
+    def _read_tree(self) -> dict[str, tuple[Path, str]]:
+        lines = {}
+        for path in sorted(self._folder.rglob("*")):
+            if path.suffix.lower() in _SUFFIXES and path.is_file():
+                self._check_inside(path)
+                relative = path.relative_to(self._folder)
+                lines[f"{self.name}/{relative.as_posix()}"] = path, self._read_text(path)
+        return lines
+
+    def _read_text(self, path: Path) -> str:
+        beside = path.with_suffix(".txt")
+        if not beside.is_file():
+            return ""
+        try:
+            if beside.stat().st_size > _MAX_TEXT_BYTES:
+                raise ValueError("longer than 64 KiB")
+            return " ".join(beside.read_text(encoding="utf-8-sig").split())
+        except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            log(f"{beside} is taken for no text: {error}")
+            return ""
+
+    def _read_metadata(self, metadata: Path) -> dict[str, tuple[Path, str]]:
+        lines = {}
+        try:
+            with metadata.open(encoding="utf-8-sig", newline="") as file:
+                for row in csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE):
+                    if row and row[0].strip():
+                        name = row[0].strip().removesuffix(".wav")
+                        path = self._folder / "wavs" / f"{name}.wav"
+                        self._check_inside(path)
+                        lines[f"{self.name}/{name}"] = path, " ".join(row[-1].split())
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"cannot read {metadata}: {error}; save it as UTF-8") from error
+        return lines
+
+    def _check_inside(self, path: Path) -> None:
+        if not path.resolve().is_relative_to(self._folder):
+            raise UserError(f"{path} leads out of the corpus folder {self._folder}; copy it inside")
+
+    def utterances(self) -> list[Utterance]:
+        """One utterance a recording, in the order of their names (or of ``metadata.csv``)."""
+        return [
+            Utterance(
+                id=id,
+                text=text,
+                speaker=self._speaker(path),
+                language=self.language,
+                licence=self.licence,
+                kind="recorded",
+                split=split_of(id, text),
+            )
+            for id, (path, text) in self._lines.items()
+        ]
+
+    def _speaker(self, path: Path) -> str:
+        parts = path.relative_to(self._folder).parts
+        in_folder = len(parts) > 1 and not (self._folder / "metadata.csv").is_file()
+        return f"{self.name}-{parts[0]}" if in_folder else self.name
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave, float32 [samples], and its sample rate; UserError when it is broken."""
+        return read_audio(self._lines[utterance.id][0])

@@ -1,0 +1,257 @@
+"""Debian and Ubuntu packages, and two corpora inside them, without root.
+
+apt runs on private lists and a private cache, so that neither root nor a prepared system is
+needed; apt itself checks signatures and hashes. Packages are unpacked, never installed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from llasa_jax.audio.io import read_audio
+from llasa_jax.console import log
+from llasa_jax.data.text import has_letters
+from llasa_jax.data.utterance import Utterance, split_of
+from llasa_jax.errors import UserError
+
+_BASE_LIBRARIES = {"libc6", "libgcc-s1", "libstdc++6"}  # on every system that runs Python
+
+
+def default_cache() -> Path:
+    """Where downloads are kept: ``$LLASA_JAX_CACHE``, else ``~/.cache/llasa_jax``."""
+    return Path(os.environ.get("LLASA_JAX_CACHE") or Path.home() / ".cache" / "llasa_jax")
+
+
+def fetch_packages(names: list[str], cache: Path, libraries: bool = False) -> list[Path]:
+    """Download packages and unpack each into a folder of its own below `cache`.
+
+    What is already there is kept; a folder appears whole or not at all.
+
+    Args:
+      names: package names.
+      cache: folder for everything that is downloaded.
+      libraries: fetch the shared libraries that the packages depend on, too.
+
+    Returns:
+      The root folder of every package (those of libraries behind the named ones).
+
+    Raises:
+      UserError: without apt-get or dpkg-deb, network, disk space, or for an unknown package.
+    """
+    cache = cache.resolve()
+    home = cache / "debian"
+    listing = home / f"{'+'.join(sorted(names))}.packages"  # names with the libraries resolved
+    wanted = names
+    if libraries:
+        wanted = listing.read_text().split() if listing.exists() else []
+    if not wanted or any(not (home / name).is_dir() for name in wanted):
+        apt = _Apt(home)
+        if libraries and not wanted:
+            wanted = apt.with_libraries(names)
+            _write_text(listing, "\n".join(wanted))
+        missing = [name for name in wanted if not (home / name).is_dir()]
+        log(f"Downloading Debian packages: {', '.join(missing)}")
+        apt.unpack(missing)
+    return [home / name for name in wanted]
+
+
+def library_path(roots: list[Path]) -> str:
+    """``LD_LIBRARY_PATH`` for programs out of unpacked packages."""
+    folders = {path.parent for root in roots for path in root.glob("usr/lib/**/*.so*")}
+    return os.pathsep.join(sorted(map(str, folders)))
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class _Apt:
+    """apt-get and apt-cache with private state below `home`."""
+
+    def __init__(self, home: Path) -> None:
+        for tool in ("apt-get", "apt-cache", "dpkg-deb"):
+            if shutil.which(tool) is None:
+                raise UserError(
+                    f"the command {tool} is missing, which fetches the built-in corpora on Debian "
+                    "and Ubuntu; elsewhere give your own recordings with --corpus DIR"
+                )
+        self.home = home
+        lists, archives = home / "apt" / "lists", home / "apt" / "cache"
+        try:
+            (lists / "partial").mkdir(parents=True, exist_ok=True)
+            (archives / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the cache {home}: {error.strerror}; set LLASA_JAX_CACHE"
+            ) from error
+        self.options = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={archives}"]
+        self.options += ["-oAcquire::Retries=3", "-oAPT::Sandbox::User=root"]
+        if not any(lists.glob("*Packages*")):
+            self.update()
+
+    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        tool, *arguments = command
+        return subprocess.run(
+            [tool, *self.options, *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        )
+
+    def update(self) -> None:
+        # The exit status also tells of other people's broken sources: what counts is whether
+        # the packages are found afterwards.
+        self.run("apt-get", "update")
+
+    def show(self, name: str) -> dict[str, str]:
+        """The fields of a package's newest version."""
+        shown = self.run("apt-cache", "show", "--no-all-versions", name)
+        if shown.returncode or not shown.stdout.strip():
+            raise UserError(
+                f"Debian package {name} is not found: the network or the package sources do not "
+                "answer; check `apt-get update` (Ubuntu: 'universe'), or give --corpus DIR"
+            )
+        return dict(re.findall(r"^([A-Za-z-]+): (.*)$", shown.stdout, re.MULTILINE))
+
+    def with_libraries(self, names: list[str]) -> list[str]:
+        """`names` and, behind them, the library packages they depend on, in any depth."""
+        found = list(names)
+        for name in found:  # grows while it is read
+            for group in self.show(name).get("Depends", "").split(","):
+                needed = group.split("|")[0].split("(")[0].split(":")[0].strip()
+                library = needed.startswith("lib") and not needed.endswith(("-data", "-common"))
+                if library and needed not in _BASE_LIBRARIES and needed not in found:
+                    found.append(needed)
+        return found
+
+    def unpack(self, names: list[str]) -> None:
+        """Download packages and unpack each to ``home/name``."""
+        fields = [self.show(name) for name in names]
+        needed = sum(int(f["Size"]) + 1024 * int(f.get("Installed-Size", 0)) for f in fields)
+        free = shutil.disk_usage(self.home).free
+        if free < 1.2 * needed:
+            raise UserError(
+                f"no disk space: {self.home} has {free >> 20} MiB free and {needed >> 20} MiB are "
+                "needed; make room or set LLASA_JAX_CACHE to another disk"
+            )
+        with tempfile.TemporaryDirectory(dir=self.home, prefix=".unpack-") as temporary:
+            folder = Path(temporary)
+            done = self.run("apt-get", "download", *names, cwd=folder)
+            if done.returncode:  # old lists name versions that the mirror has dropped
+                self.update()
+                done = self.run("apt-get", "download", *names, cwd=folder)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                raise UserError(f"cannot download Debian packages ({reason}); check the network")
+            for name in names:
+                self._extract(folder, name)
+
+    def _extract(self, folder: Path, name: str) -> None:
+        (archive,) = folder.glob(f"{name}_*.deb")
+        root = folder / name
+        done = subprocess.run(["dpkg-deb", "-x", archive, root], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"cannot unpack {archive.name}: {done.stderr.strip()[:200]}")
+        archive.unlink()
+        if not (self.home / name).is_dir():
+            os.replace(root, self.home / name)
+
+
+class AsteriskCorpus:
+    """English telephone prompts at 16 kHz by one speaker, without text (CC BY-SA 3.0)."""
+
+    name = "asterisk-en"
+    # No speech in them: tones, monkeys.
+    _NOISES = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "tt-monkeys"}
+
+    def __init__(self, cache: Path) -> None:
+        (root,) = fetch_packages(["asterisk-core-sounds-en-g722"], cache)
+        self._folder = next(root.glob("usr/share/asterisk/sounds/en*"))
+
+    def _path(self, id: str) -> Path:
+        return self._folder / f"{id.removeprefix(self.name + '/')}.g722"
+
+    def utterances(self) -> list[Utterance]:
+        """One utterance a prompt, silence and noises left out."""
+        found = []
+        for path in sorted(self._folder.rglob("*.g722")):
+            name = path.relative_to(self._folder).with_suffix("").as_posix()
+            if name.startswith("silence/") or name in self._NOISES:
+                continue
+            id = f"{self.name}/{name}"
+            found.append(
+                Utterance(
+                    id=id,
+                    text="",
+                    speaker="allison",
+                    language="en",
+                    licence="CC BY-SA 3.0",
+                    kind="recorded",
+                    split=split_of(id, ""),
+                )
+            )
+        return found
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave, float32 [samples], and its sample rate."""
+        return read_audio(self._path(utterance.id))
+
+
+class FilletsCorpus:
+    """Dialogues of the game Fish Fillets with line-exact text, Dutch or Czech (GPL-2).
+
+    The recording ``sound/<level>/<language>/<id>.ogg`` says the ``dialogStr`` that follows
+    ``dialogId("<id>", ...)`` in ``script/<level>/dialogs_<language>.lua``. The middle of an id
+    names who speaks: m the small fish, v the big fish, anything else a minor part.
+    """
+
+    _DIALOG = re.compile(
+        r'dialogId\(\s*"([\w-]+)"[^\n]*\)\s*dialogStr\(\s*"((?:[^"\\]|\\.)*)"\s*\)'
+    )
+    _ROLES = {"m": "small", "v": "big"}
+
+    def __init__(self, language: Literal["nl", "cs"], cache: Path) -> None:
+        self.name = f"fillets-{language}"
+        self.language = language
+        roots = fetch_packages(["fillets-ng-data", f"fillets-ng-data-{language}"], cache)
+        scripts, sounds = (root / "usr/share/games/fillets-ng" for root in roots)
+        self._lines: dict[str, tuple[Path, str]] = {}
+        for script in sorted(scripts.glob(f"script/*/dialogs_{language}.lua")):
+            level = script.parent.name
+            for id, text in self._DIALOG.findall(script.read_text(encoding="utf-8")):
+                path = sounds / "sound" / level / language / f"{id}.ogg"
+                text = re.sub(r"\\(.)", r"\1", text).strip()
+                if has_letters(text) and path.is_file():
+                    self._lines[f"{self.name}/{level}/{id}"] = path, text
+
+    def utterances(self) -> list[Utterance]:
+        """One utterance a line that has both a recording and speakable text."""
+        return [
+            Utterance(
+                id=id,
+                text=text,
+                speaker=f"{self.name}-{self._role(id)}",
+                language=self.language,
+                licence="GPL-2",
+                kind="recorded",
+                split=split_of(id, text),
+            )
+            for id, (_, text) in self._lines.items()
+        ]
+
+    def _role(self, id: str) -> str:
+        parts = id.rsplit("/", 1)[-1].split("-")
+        return self._ROLES.get(parts[1] if len(parts) > 1 else "", "other")
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave, float32 [samples], and its sample rate."""
+        return read_audio(self._lines[utterance.id][0])
