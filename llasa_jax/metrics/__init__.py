@@ -1,0 +1,1 @@
+"""Numbers about waves, texts and tokens, and how sure they are."""
