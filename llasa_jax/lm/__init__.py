@@ -1,0 +1,1 @@
+"""The language model: a Llama decoder over one stream of text and speech ids."""

@@ -1,0 +1,220 @@
+"""Text ids, the 8 tags and the speech ids: one vocabulary, and the template that joins them.
+
+The order of ids is that of the released models: a Llama-3 text tokenizer with its special tokens,
+then the tags in the order of `TAGS`, then `<|s_0|>`, `<|s_1|>`, ... one for each code of the codec.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from llasa_jax.errors import UserError
+
+TAGS = tuple(
+    f"<|{name}_{end}|>"
+    for name in (
+        "TEXT_GENERATION",
+        "TEXT_UNDERSTANDING",
+        "SPEECH_GENERATION",
+        "SPEECH_UNDERSTANDING",
+    )
+    for end in ("START", "END")
+)
+
+BEGIN, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+HEADER, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
+
+# Llama-3's template writes the current day; ours is fixed, so that a prompt never changes.
+SYSTEM = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+INSTRUCTION = "Convert the text to speech:"
+
+# The exact sequence of the paper's training code: BEFORE, text, BETWEEN, codes, AFTER.
+BEFORE = (
+    f"{BEGIN}{HEADER}system{HEADER_END}\n\n{SYSTEM}{EOT}"
+    f"{HEADER}user{HEADER_END}\n\n{INSTRUCTION}{TAGS[2]}"
+)
+BETWEEN = f"{TAGS[3]}{EOT}{HEADER}assistant{HEADER_END}\n\n{TAGS[4]}"
+AFTER = f"{TAGS[5]}{EOT}"
+
+
+class Vocabulary:
+    """A tokenizer with the tags and speech ids, and the sequences made of them.
+
+    Attributes:
+        text_vocab: number of text ids, with the text tokenizer's own special tokens.
+        code_count: number of codes of the codec.
+        size: all ids.
+        speech_start: <|SPEECH_GENERATION_START|>, the last id before the codes.
+        speech_end: <|SPEECH_GENERATION_END|>, which ends an utterance.
+        first_code: id of code 0.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        """Checks that the added tokens are there, at the end and in their order.
+
+        Raises:
+            UserError: naming the first token that is missing or has another id.
+        """
+        first = tokenizer.token_to_id(TAGS[0])
+        if first is None:
+            raise UserError(f"tokenizer: lacks {TAGS[0]}, add the speech tokens with `extend`")
+        self.text_vocab = first
+        self.size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.code_count = self.size - first - len(TAGS)
+        self.first_code = first + len(TAGS)
+        for place, token in enumerate(_added(self.code_count)):
+            found = tokenizer.token_to_id(token)
+            if found != first + place:
+                raise UserError(f"tokenizer: {token} has id {found}, must be {first + place}")
+        if self.code_count < 1:
+            raise UserError("tokenizer: has no speech token <|s_0|>")
+        for token in (BEGIN, HEADER, HEADER_END, EOT):
+            if tokenizer.token_to_id(token) is None:
+                raise UserError(f"tokenizer: lacks {token}, a Llama-3 tokenizer is needed")
+        self.tokenizer = tokenizer
+        self.speech_start = first + TAGS.index("<|SPEECH_GENERATION_START|>")
+        self.speech_end = first + TAGS.index("<|SPEECH_GENERATION_END|>")
+        self._text = _without_added_tokens(tokenizer)
+        pieces = (BEFORE, BETWEEN, AFTER)
+        encoded = (tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces)
+        self._before, self._between, self._after = (np.array(ids, np.int32) for ids in encoded)
+
+    @classmethod
+    def extend(cls, tokenizer: Tokenizer, codes: int) -> "Vocabulary":
+        """A text tokenizer with the tags and `codes` speech ids appended."""
+        if tokenizer.token_to_id(TAGS[0]) is not None:
+            raise UserError(f"tokenizer: already has {TAGS[0]}, load it as it is")
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer.add_tokens([AddedToken(token, normalized=False) for token in _added(codes)])
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Vocabulary":
+        """Reads `tokenizer.json` of a folder.
+
+        Raises:
+            UserError: if it is missing, broken, or lacks or misorders the added tokens.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path}: not found, expected the model's tokenizer")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{path}: no readable tokenizer ({error})") from error
+        return cls(tokenizer)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `tokenizer.json`."""
+        path = Path(folder) / "tokenizer.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(self.tokenizer.to_str(), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def encode_text(self, text: str) -> np.ndarray:
+        """Ids int32 [n] of a user's text; the names of tags and special tokens stay plain text.
+
+        Raises:
+            UserError: if the text is empty or not valid Unicode.
+        """
+        if not text.strip():
+            raise UserError("text: is empty, give at least one word")
+        try:
+            ids = self._text.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise UserError(f"text: {text!r} is not valid Unicode") from error
+        if not ids:
+            raise UserError(f"text: {text!r} has no token in this vocabulary")
+        return np.array(ids, np.int32)
+
+    def speech_ids(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Ids int32 [T] of codes [T].
+
+        Raises:
+            UserError: if a code is out of range.
+        """
+        return _integers(codes, 0, self.code_count, "code") + np.int32(self.first_code)
+
+    def codes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Codes int32 [T] of speech ids [T].
+
+        Raises:
+            UserError: if an id is not a speech id.
+        """
+        return _integers(ids, self.first_code, self.size, "speech id") - np.int32(self.first_code)
+
+    def prompt(self, text: str, prompt_codes: Sequence[int] | np.ndarray = ()) -> np.ndarray:
+        """Ids int32 [n] up to where the model speaks on: ... START and the prompt's codes.
+
+        For cloning, `text` is the prompt's text, a blank and the text to be spoken.
+        """
+        text_ids, codes = self.encode_text(text), self.speech_ids(prompt_codes)
+        return np.concatenate([self._before, text_ids, self._between, codes])
+
+    def example(
+        self, text: str, codes: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A whole training sequence: ids int32 [n] and loss weights float32 [n].
+
+        `weights[i]` is that of predicting `ids[i]`: 1 for START, the codes and END, else 0.
+        """
+        prompt = self.prompt(text, codes)
+        ids = np.concatenate([prompt, self._after])
+        weights = np.zeros(len(ids), np.float32)
+        weights[len(prompt) - len(codes) - 1 : len(prompt) + 1] = 1
+        return ids, weights
+
+
+def nano_vocabulary(codes: int) -> Vocabulary:
+    """Built-in vocabulary for small models: the ids 0 to 255 are the text's UTF-8 bytes.
+
+    The constant phrases of the template are one token each, so that it costs 22 ids in place of
+    about 170. A user's text is never encoded with them.
+    """
+    letters = {letter: byte for byte, letter in enumerate(_byte_letters())}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([BEGIN, END_OF_TEXT, HEADER, HEADER_END, EOT])
+    phrases = ("\n\n", SYSTEM, "system", "user", "assistant", INSTRUCTION)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    return Vocabulary.extend(tokenizer, codes)
+
+
+def _added(codes: int) -> list[str]:
+    return [*TAGS, *(f"<|s_{code}|>" for code in range(codes))]
+
+
+def _byte_letters() -> list[str]:
+    """The printable character that stands for each byte in byte-level tokenizers (GPT-2)."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in kept]
+    letters = {byte: chr(byte) for byte in kept}
+    letters |= {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return [letters[byte] for byte in range(256)]
+
+
+def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer without its added tokens, which no text can spell then."""
+    description = json.loads(tokenizer.to_str())
+    description |= {"added_tokens": [], "post_processor": None}
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _integers(values: Sequence[int] | np.ndarray, low: int, high: int, what: str) -> np.ndarray:
+    """`values` as int32 [n], each low <= value < high."""
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros(0, np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(f"{what}s: expected a list of integers, got {array.dtype} {array.shape}")
+    wrong = (array < low) | (array >= high)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise UserError(f"{what} {array[place]} at {place}: must be in {low}..{high - 1}")
+    return array.astype(np.int32)

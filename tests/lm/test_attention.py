@@ -1,0 +1,42 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llasa_jax.errors import UserError
+from llasa_jax.lm.attention import attention
+
+
+def tensors(length, batch=2, heads=4, kv_heads=2, size=8):
+    keys = jax.random.split(jax.random.key(length), 3)
+    q = jax.random.normal(keys[0], (batch, length, heads, size))
+    k, v = (jax.random.normal(key, (batch, length, kv_heads, size)) for key in keys[1:])
+    return q, k, v
+
+
+def by_hand(q, k, v, segments):
+    """The definition, one query after the other, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    group = q.shape[2] // k.shape[2]
+    out = np.zeros_like(q)
+    for b, s, n in np.ndindex(*q.shape[:3]):
+        allowed = [t for t in range(s + 1) if segments[b, t] == segments[b, s]]
+        scores = k[b, allowed, n // group] @ q[b, s, n] / np.sqrt(q.shape[3])
+        weights = np.exp(scores - scores.max())
+        out[b, s, n] = weights / weights.sum() @ v[b, allowed, n // group]
+    return out
+
+
+@pytest.mark.parametrize("length", [1, 7, 130])
+def test_reference_is_the_definition(length):
+    q, k, v = tensors(length)
+    segments = np.sort(np.random.default_rng(0).integers(0, 3, (2, length)), axis=1)
+    found = attention(q, k, v, jnp.asarray(segments))
+    np.testing.assert_allclose(found, by_hand(q, k, v, segments), atol=1e-5)
+    alone = attention(q, k, v)
+    np.testing.assert_allclose(alone, by_hand(q, k, v, np.zeros((2, length))), atol=1e-5)
+
+
+def test_unknown_implementation_is_refused():
+    with pytest.raises(UserError, match="not available"):
+        attention(*tensors(4), implementation="splash")
