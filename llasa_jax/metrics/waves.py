@@ -53,7 +53,7 @@ def pesq(reference: np.ndarray, wave: np.ndarray, rate: int, band: str = "wb") -
         import pesq as package
     except ImportError as error:
         raise UserError(
-            "PESQ needs the package pesq: pip install 'llasa-jax[evaluation]'"
+            "PESQ needs the package pesq: pip install 'llasa-jax[eval]'"
         ) from error
     reference, wave = (resample(x, rate, 16_000) for x in _pair(reference, wave))
     if not reference.any() or not wave.any():

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from llasa_jax.data.pipeline import collate, ordered_batches, packed_batches
+from llasa_jax.data.shards import Row, write_shards
+from llasa_jax.errors import UserError
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Example k holds the ids 1000 k, 1000 k + 1, ...; its second half is learned."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for k, n in enumerate(rng.integers(2, 40, 60), start=1):
+        examples.append((1000 * k + np.arange(n), (np.arange(n) >= n // 2).astype(np.float32)))
+    folder = tmp_path_factory.mktemp("tokens") / "train"
+    return write_shards(folder, examples, row=SIZE, codec="c", vocabulary="v", about={})
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+        assert a[name].dtype == b[name].dtype
+
+
+def test_collate_by_hand():
+    row = Row(np.array([3, 2]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 1], bool))
+    batch = collate([row, Row(np.zeros(0, int), np.zeros(0, int), np.zeros(0, bool))], 7)
+    expected = {
+        "tokens": [5, 6, 7, 8, 9, 0, 0],
+        "targets": [6, 7, 0, 9, 0, 0, 0],
+        "weights": [1, 1, 0, 1, 0, 0, 0],
+        "positions": [0, 1, 2, 0, 1, 0, 0],
+        "segments": [1, 1, 1, 2, 2, 0, 0],
+    }
+    for name, values in expected.items():
+        assert batch[name].shape == (2, 7)
+        assert batch[name].dtype == (np.float32 if name == "weights" else np.int32)
+        assert batch[name][0].tolist() == values
+        assert not batch[name][1].any()
+
+
+def test_targets_stay_in_their_segment(shards):
+    for batch in ordered_batches(shards, 4):
+        predicted = batch["targets"] > 0
+        np.testing.assert_array_equal(batch["targets"][predicted], batch["tokens"][predicted] + 1)
+        assert not batch["weights"][~predicted].any()
+        np.testing.assert_array_equal(batch["positions"], batch["tokens"] % 1000)
+        for tokens, segments in zip(batch["tokens"], batch["segments"], strict=True):
+            for segment in range(1, segments.max() + 1):
+                assert len(set(tokens[segments == segment] // 1000)) == 1
+            assert not tokens[segments == 0].any()
+
+
+def test_ordered_batches_hold_every_row_once(shards):
+    batches = list(ordered_batches(shards, 4))
+    assert len(batches) == -(-len(shards) // 4)
+    assert len(shards) % 4  # so that the last batch is filled with empty rows
+    tokens = np.concatenate([batch["tokens"] for batch in batches])
+    assert tokens.shape == (4 * len(batches), SIZE)
+    assert len(np.unique(tokens[tokens > 0])) == shards.manifest["ids"] == (tokens > 0).sum()
+    # The first id of an example has nothing before it; here none of those is learned.
+    assert sum(batch["weights"].sum() for batch in batches) == shards.manifest["learned"]
+
+
+def rows_of(batches):
+    return [tuple(row) for batch in batches for row in batch["tokens"]]
+
+
+def test_each_epoch_holds_all_rows_in_a_new_order(shards):
+    rows, batch = len(shards), 4
+    dataset = packed_batches(shards, batch, seed=1)
+    stream = rows_of(dataset[i] for i in range(3 * rows // batch + 1))
+    epochs = [stream[i * rows : (i + 1) * rows] for i in range(3)]
+    everything = sorted(rows_of(ordered_batches(shards, 1)))
+    assert all(sorted(epoch) == everything for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != everything
+    assert epochs[0] != rows_of(packed_batches(shards, 1, seed=2)[i] for i in range(rows))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(shards):
+    dataset = packed_batches(shards, 4, seed=1)
+    expected = [dataset[i] for i in range(30)]
+    fresh = packed_batches(shards, 4, seed=1)
+    for step in (29, 3, 17, 3):
+        equal(fresh[step], expected[step])
+    iterator = iter(fresh.to_iter_dataset())
+    for step in range(10):
+        equal(next(iterator), expected[step])
+    state = iterator.get_state()
+    resumed = iter(packed_batches(shards, 4, seed=1).to_iter_dataset())
+    resumed.set_state(state)
+    equal(next(resumed), expected[10])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("make", [lambda *a, **k: packed_batches(*a, 3, **k), ordered_batches])
+def test_the_global_batch_is_the_same_for_any_number_of_processes(shards, make, processes):
+    whole = make(shards, 8)
+    parts = [make(shards, 8, process=p, processes=processes) for p in range(processes)]
+    for step in (0, 1, len(shards) // 8):
+        pieces = [part[step] for part in parts]
+        equal({name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}, whole[step])
+
+
+def test_a_batch_that_does_not_divide(shards):
+    with pytest.raises(UserError, match="divide"):
+        packed_batches(shards, 6, 0, processes=4)
+    with pytest.raises(UserError):
+        packed_batches(shards, 0, 0)
+
+
+def test_one_row_a_batch_and_far_steps(shards):
+    dataset = packed_batches(shards, 1, seed=0)
+    assert dataset[10**9]["tokens"].shape == (1, SIZE)
