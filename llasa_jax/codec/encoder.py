@@ -1,0 +1,31 @@
+"""Waves to features, one a hop."""
+
+import jax
+from flax import nnx
+
+from llasa_jax import nn
+from llasa_jax.audio.spectral import log_mel
+from llasa_jax.codec.blocks import Backbone
+from llasa_jax.config import CodecConfig
+
+
+class SpectralEncoder(nnx.Module):
+    """Log-mel frames at twice the code rate, stacked in pairs, through X-Codec2's backbone.
+
+    All its work is at the code rate, where X-Codec2's own time-domain encoder works at the sample
+    rate: this one trains on a CPU.
+    """
+
+    def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
+        self.rate, self.hop, self.bins = config.sample_rate, config.hop, config.mel_bins
+        dim = config.encoder.dim
+        self.embed = nn.Conv1d(2 * self.bins, dim, 3, (None, "embed"), rngs=rngs)
+        groups, scan = config.norm_groups, config.scan_layers
+        self.backbone = Backbone(config.encoder, groups, scan, rngs=rngs)
+
+    def __call__(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
+        """wave [B, T * hop], mask [B, T] -> features [B, T, D]."""
+        mel = log_mel(wave, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
+        batch, frames = mask.shape
+        mel = (mel[:, : 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
+        return self.backbone(self.embed(mel * mask[..., None]), mask)

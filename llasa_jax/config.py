@@ -1,0 +1,367 @@
+"""Every setting of the project: frozen dataclasses, checked when they are made.
+
+A named run is a Python file in `configs/` with a `get_config()`; `load_config` reads it by name or
+path and applies `--set path=value` overrides. An unknown key, a wrong type or a value out of range
+is a `UserError` that names the setting.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llasa_jax.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Width and depth of a bidirectional transformer stack (codec, recogniser)."""
+
+    dim: int = 256
+    ffn: int = 1024
+    layers: int = 4
+    heads: int = 4
+
+    def __post_init__(self):
+        require(min(self.dim, self.ffn, self.heads) > 0, "transformer: sizes must be positive")
+        require(self.dim % self.heads == 0, f"transformer: dim {self.dim} over {self.heads} heads")
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """An X-Codec2-kind codec: one FSQ codebook, one code a hop, ISTFT head.
+
+    `levels` are the FSQ levels, one a dimension: their product is the codebook's size.
+    """
+
+    sample_rate: int = 16000
+    hop: int = 320
+    levels: tuple[int, ...] = (4,) * 8
+    mel_bins: int = 100
+    encoder: TransformerConfig = TransformerConfig()
+    decoder: TransformerConfig = TransformerConfig()
+    norm_groups: int = 32
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        require(len(self.levels) > 0 and min(self.levels) >= 2, "codec.levels: at least 2 each")
+        require(self.codebook_size <= 1 << 20, "codec.levels: over 2^20 codes")
+        require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
+        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            ok = part.dim % self.norm_groups == 0
+            require(ok, f"codec.{name}.dim: {part.dim} over {self.norm_groups} norm groups")
+
+    @property
+    def codebook_size(self) -> int:
+        size = 1
+        for level in self.levels:
+            size *= level
+        return size
+
+    @property
+    def frame_rate(self) -> float:
+        return self.sample_rate / self.hop
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """The llama3 rule for positions past the original context (Llama 3.1 and 3.2)."""
+
+    factor: float = 32.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A Llama decoder over text and speech ids.
+
+    `text_vocab` counts the text tokenizer's ids with its own special tokens; the 8 tags and the
+    `codes` speech ids follow it, as in the released models (128256 + 8 + 65536 = 193800).
+    """
+
+    dim: int = 256
+    ffn: int = 768
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    text_vocab: int = 128256
+    codes: int = 65536
+    rope_theta: float = 500000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied_embeddings: bool = True
+    vocab_multiple: int = 256
+    attention: Literal["reference", "splash", "cudnn"] = "reference"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "full", "dots"] = "none"
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        sizes = (self.dim, self.ffn, self.heads, self.kv_heads, self.head_dim, self.codes)
+        require(min(sizes) > 0, "lm: sizes must be positive")
+        ok = self.heads % self.kv_heads == 0
+        require(ok, f"lm.kv_heads: {self.heads} heads do not divide by {self.kv_heads}")
+        require(self.head_dim % 2 == 0, f"lm.head_dim: {self.head_dim} must be even for RoPE")
+
+    @property
+    def vocab(self) -> int:
+        return self.text_vocab + 8 + self.codes
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding table: padded for the hardware, never exported."""
+        return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
+
+
+@dataclass(frozen=True)
+class RecogniserConfig:
+    """A CTC recogniser: log-mel frames in, characters out.
+
+    `kind` names the architecture: "conv" (dilated convolutions) or "transformer".
+    """
+
+    kind: Literal["conv", "transformer"] = "conv"
+    sample_rate: int = 16000
+    mel_bins: int = 80
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
+    dim: int = 192
+    layers: int = 8
+    heads: int = 4
+    width: int = 9
+
+    def __post_init__(self):
+        ok = len(set(self.alphabet)) == len(self.alphabet) > 1
+        require(ok, "recogniser.alphabet: needs at least two characters, each once")
+        require(min(self.dim, self.layers, self.heads, self.width) > 0, "recogniser: sizes > 0")
+
+
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """A speaker encoder trained to tell the corpus's speakers apart; unit embeddings [dim]."""
+
+    sample_rate: int = 16000
+    mel_bins: int = 64
+    channels: int = 128
+    layers: int = 4
+    embedding: int = 64
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and decay, gradients clipped by their global norm."""
+
+    peak: float = 1e-3
+    final: float = 0.1
+    warmup: float = 0.03
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay: float = 0.3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def __post_init__(self):
+        require(self.peak > 0, "optimizer.peak: must be positive")
+        for name in ("final", "warmup", "decay"):
+            require(0 <= getattr(self, name) <= 1, f"optimizer.{name}: a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how: `steps` of `batch` items, logged, validated and saved at intervals."""
+
+    steps: int = 1000
+    batch: int = 16
+    optimizer: OptimizerConfig = OptimizerConfig()
+    log_every: int = 20
+    valid_every: int = 200
+    save_every: int = 200
+    ema: float = 0.0
+
+    def __post_init__(self):
+        sizes = (self.steps, self.batch, self.log_every, self.valid_every, self.save_every)
+        require(min(sizes) > 0, "train: steps, batch and intervals must be positive")
+        require(0 <= self.ema < 1, f"train.ema: {self.ema} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """`llasa codec train`: the codec, its crops and its losses."""
+
+    codec: CodecConfig = CodecConfig()
+    train: TrainConfig = TrainConfig()
+    crop_seconds: float = 2.0
+    recorded_share: float = 0.4
+    mel_weight: float = 15.0
+
+
+@dataclass(frozen=True)
+class DecoderRun:
+    """`llasa train`: the language model and its packed rows."""
+
+    lm: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    row: int = 512
+
+
+@dataclass(frozen=True)
+class RecogniserRun:
+    """Training of a CTC recogniser on waves with text."""
+
+    recogniser: RecogniserConfig = RecogniserConfig()
+    train: TrainConfig = TrainConfig()
+    max_seconds: float = 8.0
+
+
+@dataclass(frozen=True)
+class SpeakerRun:
+    """Training of the speaker encoder on waves with speaker names."""
+
+    speaker: SpeakerConfig = SpeakerConfig()
+    train: TrainConfig = TrainConfig()
+    crop_seconds: float = 1.6
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How one candidate is drawn: X-Codec2 models are sampled at 0.8 with the top 50."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        require(self.temperature > 0, "sampler.temperature: must be positive")
+        require(self.top_k >= 0, "sampler.top_k: 0 (off) or a positive number")
+        require(0 < self.top_p <= 1, "sampler.top_p: in (0, 1]")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What a take must satisfy; lengths in codes for a character of text.
+
+    `min_codes`, `max_codes`: bounds on codes per character, times the text's length plus
+    `slack_codes`. `loop_codes`: a run of that many equal codes (or short cycles) is a loop.
+    """
+
+    min_codes: float = 0.8
+    max_codes: float = 8.0
+    slack_codes: int = 25
+    loop_codes: int = 50
+    silence_db: float = -50.0
+    retries: int = 2
+
+
+def to_dict(config: Any) -> dict:
+    """Plain JSON-able form; `from_dict` is its inverse."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits that change with any setting."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def from_dict(kind: type, values: dict, where: str = "") -> Any:
+    """Builds the dataclass `kind` from `values`, strictly.
+
+    Raises:
+        UserError: on an unknown key, a wrong type or a refused value, with the setting's path.
+    """
+    name = where or kind.__name__
+    require(isinstance(values, dict), f"{name}: expected settings, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    given = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else key
+        hint = f"unknown setting, known here: {', '.join(known)}"
+        require(key in known, f"{path}: {hint}")
+        given[key] = _convert(hints[key], value, path)
+    return kind(**given)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`, where that is exact: 1 is a float, 1.5 is no int."""
+    if isinstance(hint, types.UnionType):
+        options = [h for h in typing.get_args(hint) if h is not type(None)]
+        return None if value is None else _convert(options[0], value, path)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, path)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        options = typing.get_args(hint)
+        require(value in options, f"{path}: {value!r} is none of {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        require(isinstance(value, list | tuple), f"{path}: expected a list, got {value!r}")
+        return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    exact = isinstance(value, hint) and not (hint is not bool and isinstance(value, bool))
+    require(exact, f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def override(config: Any, assignments: list[str]) -> Any:
+    """Applies `path=value` strings, as in `--set train.steps=200`, and checks the result."""
+    values = to_dict(config)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        require(bool(equals), f"--set {assignment}: expected path=value")
+        *parents, last = path.split(".")
+        node = values
+        for name in parents:
+            ok = isinstance(node.get(name), dict)
+            require(ok, f"--set {path}: no group of settings named {name!r}")
+            node = node[name]
+        require(last in node, f"--set {path}: unknown setting, known: {', '.join(node)}")
+        try:
+            node[last] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            node[last] = text
+    return from_dict(type(config), values)
+
+
+def config_folder() -> Path:
+    """`configs/` of the source checkout, or the copy that the wheel carries."""
+    package = Path(__file__).parent
+    carried = package / "_configs"
+    return carried if carried.is_dir() else package.parent / "configs"
+
+
+def load_config(name: str, kind: type, assignments: list[str] | None = None) -> Any:
+    """The named run's configuration: `name` is a file, or a name in `configs/`.
+
+    Raises:
+        UserError: if there is none of that name, or it configures another kind of run.
+    """
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        path = config_folder() / f"{Path(name).stem}.py"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in config_folder().glob("*.py")))
+        raise UserError(f"config {name}: not found, give a file or one of: {names}")
+    spec = importlib.util.spec_from_file_location(f"llasa_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    ok = isinstance(config, kind)
+    require(ok, f"config {path}: is a {type(config).__name__}, this command takes {kind.__name__}")
+    return override(config, assignments or [])
