@@ -81,7 +81,9 @@ class Bar:
         return f"{1 / rate:.1f} s/{self.unit}" if slow else f"{rate:.1f} {self.unit}/s"
 
     def _line(self, info: str = "") -> str:
-        parts = [f"{self.done:g}" + (f"/{self.total:g}" if self.total else "") + f" {self.unit}"]
+        parts = [
+            f"{self.done:.0f}" + (f"/{self.total:.0f}" if self.total else "") + f" {self.unit}"
+        ]
         parts.append(self._rate())
         made = self.done - self._first
         if self.total and made > 0:
@@ -89,7 +91,7 @@ class Bar:
         return f"{self.description}: " + ", ".join(parts) + (f"  {info}" if info else "")
 
     def _summary(self) -> str:
-        counted = f"{self.done:g} {self.unit}"
+        counted = f"{self.done:.0f} {self.unit}"
         return f"{self.description}: {counted} in {_duration(self._seconds())} ({self._rate()})"
 
 

@@ -11,6 +11,8 @@ import soxr
 from llasa_jax.errors import UserError
 
 MAX_SECONDS = 3600
+MAX_SAMPLES = 2**28  # over all channels: 1 GiB while it is read
+RATES = range(4_000, 384_001)
 G722_RATE = 16_000
 
 
@@ -25,12 +27,12 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
       The wave, float32 [samples], the mean of the file's channels, and its sample rate.
 
     Raises:
-      UserError: the file is missing, broken, empty, longer than an hour, or holds NaN.
+      UserError: the file is missing, broken, empty, too large (over an hour) or holds NaN.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no audio file at {path}; check the path")
-    wave, source = _read_g722(path) if path.suffix == ".g722" else _read_soundfile(path)
+    wave, source = _read_g722(path) if path.suffix.lower() == ".g722" else _read_soundfile(path)
     if wave.size == 0:
         raise UserError(f"audio file {path} is empty; record it again or remove it")
     if not np.isfinite(wave).all():
@@ -43,6 +45,11 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
 def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(path) as file:
+            if file.samplerate not in RATES or file.frames * file.channels > MAX_SAMPLES:
+                raise UserError(
+                    f"audio file {path} has {file.frames} samples in {file.channels} channels at "
+                    f"{file.samplerate} Hz, which is beyond reason; export it at 16 to 48 kHz"
+                )
             _check_length(path, file.frames / file.samplerate)
             wave = file.read(dtype="float32", always_2d=True)
             return wave.mean(axis=1), file.samplerate

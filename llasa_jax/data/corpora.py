@@ -1,6 +1,8 @@
 """Corpora by name, and corpora out of a folder of one's own recordings."""
 
 import csv
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,9 @@ class FolderCorpus:
             if path.suffix.lower() in _SUFFIXES and path.is_file():
                 self._check_inside(path)
                 relative = path.relative_to(self._folder)
-                lines[f"{self.name}/{relative.as_posix()}"] = path, self._read_text(path)
+                # A file name need not be UTF-8, an id is.
+                name = os.fsencode(relative).decode("utf-8", "backslashreplace")
+                lines[f"{self.name}/{name}"] = path, self._read_text(path)
         return lines
 
     def _read_text(self, path: Path) -> str:
@@ -96,7 +100,8 @@ class FolderCorpus:
                         name = row[0].strip().removesuffix(".wav")
                         path = self._folder / "wavs" / f"{name}.wav"
                         self._check_inside(path)
-                        lines[f"{self.name}/{name}"] = path, " ".join(row[-1].split())
+                        text = row[-1] if len(row) > 1 else ""
+                        lines[f"{self.name}/{name}"] = path, " ".join(text.split())
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"cannot read {metadata}: {error}; save it as UTF-8") from error
         return lines
@@ -119,6 +124,13 @@ class FolderCorpus:
             )
             for id, (path, text) in self._lines.items()
         ]
+
+    @property
+    def version(self) -> str:
+        """Sizes and times of the recordings, so that a repaired one is read again."""
+        stats = [path.stat() for path, _ in self._lines.values() if path.is_file()]
+        text = str([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _speaker(self, path: Path) -> str:
         parts = path.relative_to(self._folder).parts

@@ -9,17 +9,19 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from llasa_jax.audio.io import read_audio
-from llasa_jax.console import log
+from llasa_jax.console import bar
 from llasa_jax.data.text import has_letters
 from llasa_jax.data.utterance import Utterance, split_of
 from llasa_jax.errors import UserError
 
+_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 _BASE_LIBRARIES = {"libc6", "libgcc-s1", "libstdc++6"}  # on every system that runs Python
 
 
@@ -55,9 +57,7 @@ def fetch_packages(names: list[str], cache: Path, libraries: bool = False) -> li
         if libraries and not wanted:
             wanted = apt.with_libraries(names)
             _write_text(listing, "\n".join(wanted))
-        missing = [name for name in wanted if not (home / name).is_dir()]
-        log(f"Downloading Debian packages: {', '.join(missing)}")
-        apt.unpack(missing)
+        apt.unpack([name for name in wanted if not (home / name).is_dir()])
     return [home / name for name in wanted]
 
 
@@ -104,7 +104,7 @@ class _Apt:
             cwd=cwd,
             capture_output=True,
             text=True,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+            env=_ENVIRONMENT,
         )
 
     def update(self) -> None:
@@ -145,15 +145,39 @@ class _Apt:
             )
         with tempfile.TemporaryDirectory(dir=self.home, prefix=".unpack-") as temporary:
             folder = Path(temporary)
-            done = self.run("apt-get", "download", *names, cwd=folder)
-            if done.returncode:  # old lists name versions that the mirror has dropped
+            complaint = self._download(names, sum(int(f["Size"]) for f in fields), folder)
+            if complaint:  # old lists name versions that the mirror has dropped
                 self.update()
-                done = self.run("apt-get", "download", *names, cwd=folder)
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                raise UserError(f"cannot download Debian packages ({reason}); check the network")
+                complaint = self._download(names, sum(int(f["Size"]) for f in fields), folder)
+            if complaint:
+                raise UserError(f"cannot download Debian packages ({complaint}); check the network")
             for name in names:
                 self._extract(folder, name)
+
+    def _download(self, names: list[str], size: int, folder: Path) -> str:
+        """Download into `folder`; why it failed, or nothing."""
+
+        def arrived() -> float:
+            return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+        command = ["apt-get", *self.options, "download", *names]
+        with (
+            (folder / "complaints").open("w+") as complaints,
+            bar(f"Downloading {', '.join(names)}", size / 1e6, "MB") as shown,
+            subprocess.Popen(
+                command, cwd=folder, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=complaints
+            ) as process,
+        ):
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    shown.advance(max(0.0, arrived() - shown.done))
+            except BaseException:
+                process.terminate()
+                raise
+            complaints.seek(0)
+            lines = complaints.read().strip().splitlines()
+        return (lines or ["no reason given"])[-1] if process.returncode else ""
 
     def _extract(self, folder: Path, name: str) -> None:
         (archive,) = folder.glob(f"{name}_*.deb")
@@ -170,8 +194,17 @@ class AsteriskCorpus:
     """English telephone prompts at 16 kHz by one speaker, without text (CC BY-SA 3.0)."""
 
     name = "asterisk-en"
+    version = ""
     # No speech in them: tones, monkeys.
-    _NOISES = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "tt-monkeys"}
+    _NOISES = {
+        "ascending-2tone",
+        "beep",
+        "beeperr",
+        "confbridge-join",
+        "confbridge-leave",
+        "descending-2tone",
+        "tt-monkeys",
+    }
 
     def __init__(self, cache: Path) -> None:
         (root,) = fetch_packages(["asterisk-core-sounds-en-g722"], cache)
@@ -210,28 +243,30 @@ class FilletsCorpus:
     """Dialogues of the game Fish Fillets with line-exact text, Dutch or Czech (GPL-2).
 
     The recording ``sound/<level>/<language>/<id>.ogg`` says the ``dialogStr`` that follows
-    ``dialogId("<id>", ...)`` in ``script/<level>/dialogs_<language>.lua``. The middle of an id
-    names who speaks: m the small fish, v the big fish, anything else a minor part.
+    ``dialogId("<id>", "font_<who>", ...)`` in ``script/<level>/dialogs_<language>.lua``. The font
+    of the line tells who speaks: the small fish, the big fish, or one of many minor parts.
     """
 
+    version = ""
     _DIALOG = re.compile(
-        r'dialogId\(\s*"([\w-]+)"[^\n]*\)\s*dialogStr\(\s*"((?:[^"\\]|\\.)*)"\s*\)'
+        r'dialogId\(\s*"([\w-]+)",\s*"font_(\w+)"[^\n]*\)\s*'
+        r'dialogStr\(\s*"((?:[^"\\]|\\.)*)"\s*\)'
     )
-    _ROLES = {"m": "small", "v": "big"}
 
     def __init__(self, language: Literal["nl", "cs"], cache: Path) -> None:
         self.name = f"fillets-{language}"
         self.language = language
         roots = fetch_packages(["fillets-ng-data", f"fillets-ng-data-{language}"], cache)
         scripts, sounds = (root / "usr/share/games/fillets-ng" for root in roots)
-        self._lines: dict[str, tuple[Path, str]] = {}
+        self._lines: dict[str, tuple[Path, str, str]] = {}  # recording, who, text
         for script in sorted(scripts.glob(f"script/*/dialogs_{language}.lua")):
             level = script.parent.name
-            for id, text in self._DIALOG.findall(script.read_text(encoding="utf-8")):
+            for id, who, text in self._DIALOG.findall(script.read_text(encoding="utf-8")):
                 path = sounds / "sound" / level / language / f"{id}.ogg"
                 text = re.sub(r"\\(.)", r"\1", text).strip()
                 if has_letters(text) and path.is_file():
-                    self._lines[f"{self.name}/{level}/{id}"] = path, text
+                    who = who if who in ("small", "big") else "other"
+                    self._lines[f"{self.name}/{level}/{id}"] = path, who, text
 
     def utterances(self) -> list[Utterance]:
         """One utterance a line that has both a recording and speakable text."""
@@ -239,18 +274,14 @@ class FilletsCorpus:
             Utterance(
                 id=id,
                 text=text,
-                speaker=f"{self.name}-{self._role(id)}",
+                speaker=f"{self.name}-{who}",
                 language=self.language,
                 licence="GPL-2",
                 kind="recorded",
                 split=split_of(id, text),
             )
-            for id, (_, text) in self._lines.items()
+            for id, (_, who, text) in self._lines.items()
         ]
-
-    def _role(self, id: str) -> str:
-        parts = id.rsplit("/", 1)[-1].split("-")
-        return self._ROLES.get(parts[1] if len(parts) > 1 else "", "other")
 
     def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
         """The wave, float32 [samples], and its sample rate."""

@@ -120,13 +120,15 @@ class WaveStore:
             raise UserError(f"no prepared corpus in {folder}; make one with `llasa data prepare`")
         try:
             info = json.loads((folder / "store.json").read_text())
-            lines = (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines]
+            lines = (folder / "utterances.jsonl").read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines if line]
             names = [field.name for field in fields(Utterance)]
             utterances = [Utterance(**{name: row[name] for name in names}) for row in rows]
             spans = np.array([(row["start"], row["samples"]) for row in rows], np.int64)
             size = (folder / "audio.i16").stat().st_size
-            if info["version"] != VERSION or size != _SAMPLE.itemsize * spans[:, 1].sum():
+            ends = np.cumsum(spans[:, 1])
+            whole = np.array_equal(spans[1:, 0], ends[:-1]) and size == _SAMPLE.itemsize * ends[-1]
+            if info["version"] != VERSION or not whole:
                 raise ValueError("its files do not belong together")
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(
@@ -156,7 +158,8 @@ class WaveStore:
         repeated = [id for id, n in Counter(one.id for _, one in jobs).items() if n > 1]
         if repeated:
             raise UserError(f"the utterance {repeated[0]} occurs twice; give each corpus once")
-        fingerprint = _fingerprint([one for _, one in jobs], rate)
+        versions = [(corpus.name, corpus.version) for corpus in corpora]
+        fingerprint = _fingerprint(versions, [one for _, one in jobs], rate)
         if (folder / "store.json").is_file():
             store = cls.open(folder)
             if store.info["fingerprint"] == fingerprint:
@@ -180,10 +183,10 @@ class WaveStore:
         return cls.open(folder)
 
 
-def _fingerprint(utterances: list[Utterance], rate: int) -> str:
-    """Names what a store was made from: the utterances, the rate and the rules above."""
+def _fingerprint(versions: list[tuple[str, str]], utterances: list[Utterance], rate: int) -> str:
+    """Names what a store was made from: corpora, utterances, the rate and the rules above."""
     rules = [VERSION, rate, MIN_SECONDS, MAX_SECONDS, SILENT_PEAK, CLIPPED_SHARE, TRIM_DECIBELS]
-    text = json.dumps([rules, [asdict(one) for one in utterances]])
+    text = json.dumps([rules, versions, [asdict(one) for one in utterances]])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

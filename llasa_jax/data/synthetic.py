@@ -22,7 +22,7 @@ from llasa_jax.errors import UserError
 VOICES = ("slt", "rms", "awb", "kal16")
 SHARED_TEST_SENTENCES = 8  # said by every voice, to compare voices on the same words
 _SENTENCE = re.compile(r"[A-Za-z][A-Za-z ,.'-]{18,88}[A-Za-z]")
-_SILENCE_SECONDS = 0.4  # flite's own pauses around a sentence, which the store trims
+_SILENCE_SECONDS = 0.25  # flite's own pauses around a sentence, which the store trims
 _BATCH = 128
 
 
@@ -49,6 +49,7 @@ class FliteCorpus:
     """
 
     name = "quickstart-synthetic"
+    version = ""
     licence = "WordNet 3.0 licence (text), CMU flite licence (voices)"
 
     def __init__(self, cache: Path, minutes: float = 60.0, seed: int = 0) -> None:
@@ -110,15 +111,24 @@ class FliteCorpus:
     def _speak(self, voice: str, sentence: str) -> float:
         """Speak into the cache unless it is there; the seconds of speech in the file."""
         path = self._folder / voice / f"{_key(sentence)}.wav"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            command = [self._program, "-voice", voice, "-t", sentence, "-o", temporary]
-            done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
-            if done.returncode or not temporary.is_file():
-                raise UserError(f"flite cannot speak ({done.stderr.strip()[:200]}); check the disk")
-            os.replace(temporary, path)
-        return max(0.0, soundfile.info(path).duration - _SILENCE_SECONDS)
+        try:
+            if not path.exists():
+                self._run(voice, sentence, path)
+            return max(0.0, soundfile.info(path).duration - _SILENCE_SECONDS)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise UserError(
+                f"cannot write speech to {path.parent} ({error}); check disk"
+            ) from error
+
+    def _run(self, voice: str, sentence: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        command = [self._program, "-voice", voice, "-t", sentence, "-o", temporary]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
+        # With a full disk flite says nothing and leaves a short file.
+        if done.returncode or soundfile.info(temporary).frames == 0:
+            raise UserError(f"flite cannot speak ({done.stderr.strip()[:200]}); check the disk")
+        os.replace(temporary, path)
 
     def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
         """The wave, float32 [samples], and its sample rate."""

@@ -39,9 +39,15 @@ class Utterance:
 
 
 class Corpus(Protocol):
-    """A named list of utterances whose waves are read one at a time."""
+    """A named list of utterances whose waves are read one at a time.
+
+    Attributes:
+      name: the first part of every utterance's id.
+      version: changes when recordings change behind the same ids.
+    """
 
     name: str
+    version: str
 
     def utterances(self) -> list[Utterance]:
         """All utterances, in a fixed order."""
