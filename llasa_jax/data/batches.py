@@ -12,9 +12,14 @@ import grain
 import numpy as np
 
 from llasa_jax.data.store import WaveStore
+from llasa_jax.data.text import normalise
 from llasa_jax.errors import UserError
+from llasa_jax.verifiers.characters import encode, readable
 
 Batch = dict[str, np.ndarray]
+
+MAX_CHARACTERS_PER_SECOND = 30
+BUCKET_SECONDS = 0.32  # padded lengths are multiples of this
 
 
 def by_step(build: Callable[[int], Batch]) -> grain.MapDataset:
@@ -44,25 +49,161 @@ def crops(
         UserError: if nothing is left to draw from.
     """
     size = round(seconds * store.rate)
-    weight = np.array([max(store.samples(i), size) for i in indices], np.float64)
+    weight = _seconds_weight(store, indices, size)
     if shares is not None:
         kinds = np.array([store.utterances[i].kind for i in indices])
-        for kind in np.unique(kinds):
-            of_kind = kinds == kind
-            weight[of_kind] *= shares.get(str(kind), 0.0) / weight[of_kind].sum()
+        weight = _share_out(weight, kinds, {str(k): shares.get(str(k), 0.0) for k in set(kinds)})
+    draw = _crop_drawer(store, indices, weight, size, batch, seed)
+    return by_step(lambda step: {"wave": draw(step)[1]})
+
+
+def speaker_crops(
+    store: WaveStore,
+    indices: Sequence[int],
+    seconds: float,
+    batch: int,
+    seed: int,
+    speakers: Sequence[str],
+) -> grain.MapDataset:
+    """Random crops with their voice, each voice as often as any other.
+
+    {"wave": float32 [B, samples], "length": int32 [B], "speaker": int32 [B]}, the last an index
+    into `speakers`.
+
+    Raises:
+        UserError: if nothing is left to draw from.
+    """
+    size = round(seconds * store.rate)
+    names = np.array([store.utterances[i].speaker for i in indices])
+    weight = _share_out(_seconds_weight(store, indices, size), names, dict.fromkeys(speakers, 1.0))
+    draw = _crop_drawer(store, indices, weight, size, batch, seed)
+    number = np.array([speakers.index(name) for name in names], np.int32)
+
+    def build(step: int) -> Batch:
+        chosen, wave, length = draw(step)
+        return {"wave": wave, "length": length, "speaker": number[chosen]}
+
+    return by_step(build)
+
+
+def _seconds_weight(store: WaveStore, indices: Sequence[int], size: int) -> np.ndarray:
+    """Samples of each wave, at least a crop's."""
+    return np.array([max(store.samples(i), size) for i in indices], np.float64)
+
+
+def _share_out(weight: np.ndarray, group: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
+    """Weights scaled so that those of each group sum to its share."""
+    scaled = np.zeros_like(weight)
+    for name, share in shares.items():
+        member = group == name
+        scaled[member] = share * weight[member] / max(weight[member].sum(), 1.0)
+    return scaled
+
+
+def _crop_drawer(
+    store: WaveStore,
+    indices: Sequence[int],
+    weight: np.ndarray,
+    size: int,
+    batch: int,
+    seed: int,
+) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """step -> positions in `indices` [B], crops float32 [B, size], valid samples int32 [B]."""
     if not weight.sum() > 0:
         raise UserError("no recording to draw crops from; check the corpus and the shares of kinds")
     bounds = np.cumsum(weight) / weight.sum()
 
-    def build(step: int) -> Batch:
+    def draw(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, step))
         chosen = np.searchsorted(bounds, rng.random(batch), side="right")
-        wave = np.zeros((batch, size), np.float32)
-        for row, index in zip(wave, np.minimum(chosen, len(indices) - 1), strict=True):
-            source = store[indices[index]][1]
+        chosen = np.minimum(chosen, len(indices) - 1)  # the last bound may round below 1
+        wave, length = np.zeros((batch, size), np.float32), np.zeros(batch, np.int32)
+        for row, position in enumerate(chosen):
+            source = store[indices[position]][1]
             start = rng.integers(max(len(source) - size, 0) + 1)
             piece = source[start : start + size]
-            row[: len(piece)] = piece
-        return {"wave": wave}
+            wave[row, : len(piece)], length[row] = piece, len(piece)
+        return chosen, wave, length
+
+    return draw
+
+
+def transcribable(
+    store: WaveStore, indices: Sequence[int], alphabet: str, max_seconds: float
+) -> list[int]:
+    """Those of `indices` that a recogniser can learn from: not too long, all that is spoken is
+    letters of the alphabet, and not more of them than a person can say in the time."""
+    kept = []
+    for index in indices:
+        text, seconds = store.utterances[index].text, store.samples(index) / store.rate
+        normalised = normalise(text)
+        spoken = len(normalised) <= MAX_CHARACTERS_PER_SECOND * seconds
+        if seconds <= max_seconds and spoken and readable(text, normalised, alphabet):
+            kept.append(index)
+    return kept
+
+
+def transcribed(
+    store: WaveStore,
+    indices: Sequence[int],
+    batch: int,
+    max_seconds: float,
+    alphabet: str,
+    seed: int,
+    buckets: int = 2,
+) -> grain.MapDataset:
+    """Waves with their characters, each epoch shuffled anew.
+
+    {"wave": float32 [B, samples], "length": int32 [B], "labels": int32 [B, L]}: label 0 is
+    padding. A batch holds waves of one bucket of lengths, and every bucket comes early and evenly,
+    so that all programs are compiled within the first steps.
+
+    Args:
+        indices: the waves of `store`; those that are not `transcribable` are left out.
+        buckets: at most this many different shapes; their lengths are chosen for least padding.
+
+    Raises:
+        UserError: if nothing is left.
+    """
+    usable = transcribable(store, indices, alphabet, max_seconds)
+    if not usable:
+        raise UserError("no recording with readable text to train a recogniser on; add some")
+    samples = np.array([store.samples(i) for i in usable])
+    labels = [encode(normalise(store.utterances[i].text), alphabet) for i in usable]
+    sizes = bucket_sizes(samples, buckets, round(BUCKET_SECONDS * store.rate))
+    of = np.searchsorted(sizes, samples)
+    members = [np.flatnonzero(of == b) for b in range(len(sizes))]
+    widths = [-(-max(len(labels[i]) for i in m) // 16) * 16 for m in members]
+    counts = [-(-len(m) // batch) for m in members]
+    plan = sorted((((k + 0.5) / n, b, k) for b, n in enumerate(counts) for k in range(n)))
+
+    def build(step: int) -> Batch:
+        epoch, place = divmod(step, len(plan))
+        _, bucket, k = plan[place]
+        order = np.random.default_rng((seed, epoch, bucket)).permutation(members[bucket])
+        chosen = np.resize(order, counts[bucket] * batch)[k * batch : (k + 1) * batch]
+        wave = np.zeros((batch, sizes[bucket]), np.float32)
+        label = np.zeros((batch, widths[bucket]), np.int32)
+        for row, i in enumerate(chosen):
+            wave[row, : samples[i]] = store[usable[i]][1]
+            label[row, : len(labels[i])] = labels[i]
+        return {"wave": wave, "length": samples[chosen].astype(np.int32), "labels": label}
 
     return by_step(build)
+
+
+def bucket_sizes(samples: np.ndarray, count: int, unit: int) -> np.ndarray:
+    """At most `count` padded sizes, multiples of `unit`, that waste the least over `samples`."""
+    rounded, times = np.unique(-(-samples // unit) * unit, return_counts=True)
+    # cost[j]: the best total of padded samples for the first j + 1 sizes; chosen[j]: its bounds.
+    total = np.cumsum(times)
+    cost, chosen = total * rounded, [[size] for size in rounded]
+    for _ in range(count - 1):
+        better, bounds = cost.copy(), list(chosen)
+        for j in range(1, len(rounded)):
+            options = cost[:j] + (total[j] - total[:j]) * rounded[j]
+            if options.min() < better[j]:
+                better[j] = options.min()
+                bounds[j] = [*chosen[int(options.argmin())], rounded[j]]
+        cost, chosen = better, bounds
+    return np.array(chosen[-1])

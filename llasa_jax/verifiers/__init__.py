@@ -1,0 +1,1 @@
+"""Speech-understanding models that score candidates, and judges that only report."""
