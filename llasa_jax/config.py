@@ -162,8 +162,10 @@ class SpeakerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and decay, gradients clipped by their global norm."""
+    """AdamW, or Muon for the layers' matrices; warm-up, decay, gradients clipped by their norm."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    momentum: float = 0.9
     peak: float = 1e-3
     final: float = 0.1
     warmup: float = 0.03
@@ -207,7 +209,7 @@ class CodecRun:
     train: TrainConfig = TrainConfig()
     crop_seconds: float = 2.0
     recorded_share: float = 0.4
-    mel_weight: float = 15.0
+    spread_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class DecoderRun:
     lm: DecoderConfig = DecoderConfig()
     train: TrainConfig = TrainConfig()
     row: int = 512
+    loss_chunk: int = 128
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def merge(graphdef: nnx.GraphDef, params: dict) -> nnx.Module:
 
 
 def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, dict]:
-    """Definition and parameter shapes (`jax.ShapeDtypeStruct`) of `build(rngs)`; computes nothing."""
+    """Definition and `jax.ShapeDtypeStruct`s of what `build(rngs)` makes; computes nothing."""
     return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
 

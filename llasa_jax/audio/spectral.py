@@ -37,9 +37,10 @@ def frame(wave: jax.Array, window: int, hop: int) -> jax.Array:
 
 
 def stft(wave: jax.Array, window: int, hop: int) -> jax.Array:
-    """Centred STFT with reflected edges: [..., samples] -> complex64 [..., samples // hop + 1, bins].
+    """Centred STFT with reflected edges: [..., samples] -> complex64 [..., frames, bins].
 
-    Equal to torch.stft(n_fft=window, hop_length=hop, hann_window, center=True), transposed.
+    frames = samples // hop + 1, bins = window // 2 + 1; the transpose of
+    torch.stft(n_fft=window, hop_length=hop, window=hann_window, center=True).
     """
     edge = [(0, 0)] * (wave.ndim - 1) + [(window // 2, window // 2)]
     frames = frame(jnp.pad(wave, edge, mode="reflect"), window, hop)
@@ -71,17 +72,21 @@ def log_mel(
     return jnp.log(jnp.maximum(magnitude(stft(wave, window, hop)) @ filters, floor))
 
 
-def istft_same(spectrum: jax.Array, hop: int) -> jax.Array:
+def istft_same(spectrum: jax.Array, hop: int, mask: jax.Array) -> jax.Array:
     """Inverse STFT with "same" padding: complex [..., T, 2 * hop + 1] -> [..., T * hop].
 
     The window is a periodic Hann of 4 hops. Frames are overlap-added over (T - 1) hop + 4 hop
     samples, cropped by 1.5 hops at both ends and divided by the equally cropped sum of squared
     windows (Vocos, Siuzdak 2023; X-Codec2's head).
+
+    Args:
+        mask: [..., T], 1 on real frames; the others count neither in the sum nor in the divisor,
+            so that a padded item's samples equal those of the item alone.
     """
     window = _hann(4 * hop)
-    frames = jnp.fft.irfft(spectrum, 4 * hop) * window
-    count = frames.shape[-2]
-    envelope = _overlap_add(np.broadcast_to(window**2, (count, 4 * hop)), hop)
+    frames = jnp.fft.irfft(spectrum, 4 * hop) * window * mask[..., None]
+    envelope = _overlap_add(mask[..., None] * window**2, hop)
+    count = mask.shape[-1]
     crop = slice(3 * hop // 2, 3 * hop // 2 + count * hop)
     return (_overlap_add(frames, hop) / jnp.maximum(envelope, 1e-11))[..., crop]
 

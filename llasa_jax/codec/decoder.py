@@ -27,5 +27,6 @@ class Decoder(nnx.Module):
         h = self.backbone(self.embed(x * mask[..., None]), mask)
         log_magnitude, phase = jnp.split(self.head(h).astype(jnp.float32), 2, -1)
         # The clip at 100 is of the exponential, before it can overflow.
-        size = jnp.exp(jnp.minimum(log_magnitude, jnp.log(100.0))) * mask[..., None]
-        return istft_same(jax.lax.complex(size * jnp.cos(phase), size * jnp.sin(phase)), self.hop)
+        size = jnp.exp(jnp.minimum(log_magnitude, jnp.log(100.0)))
+        spectrum = jax.lax.complex(size * jnp.cos(phase), size * jnp.sin(phase))
+        return istft_same(spectrum, self.hop, mask)

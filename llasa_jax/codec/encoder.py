@@ -1,6 +1,7 @@
 """Waves to features, one a hop."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from llasa_jax import nn
@@ -25,7 +26,9 @@ class SpectralEncoder(nnx.Module):
 
     def __call__(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
         """wave [B, T * hop], mask [B, T] -> features [B, T, D]."""
-        mel = log_mel(wave, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
+        # A hop of zeros at both ends: the last frame sees the same whether padding follows or not.
+        edged = jnp.pad(wave, ((0, 0), (self.hop, self.hop)))
+        mel = log_mel(edged, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
         batch, frames = mask.shape
-        mel = (mel[:, : 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
+        mel = (mel[:, 2 : 2 + 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
         return self.backbone(self.embed(mel * mask[..., None]), mask)

@@ -19,15 +19,18 @@ class Codec(nnx.Module):
         self.fc_post = nn.Linear(config.encoder.dim, config.decoder.dim, (None, "embed"), rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
+    def latents(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
+        """What the FSQ rounds, float32 [B, T, dims], of wave [B, T * hop]."""
+        return self.quantizer.latents(self.encoder(wave, mask))
+
     def encode(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
         """Codes int32 [B, T] of wave [B, T * hop]; frames where mask [B, T] is 0 mean nothing."""
-        return self.quantizer(self.encoder(wave, mask))[1]
+        return self.quantizer.codes(self.latents(wave, mask))
 
     def decode(self, codes: jax.Array, mask: jax.Array) -> jax.Array:
         """Wave float32 [B, T * hop] of codes [B, T]."""
-        return self.decoder(self.fc_post(self.quantizer.features(codes)), mask)
+        return self.decoder(self.fc_post(self.quantizer.code_features(codes)), mask)
 
-    def reconstruct(self, wave: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Wave through the quantiser and back, differentiable, with its codes."""
-        features, codes = self.quantizer(self.encoder(wave, mask))
-        return self.decoder(self.fc_post(features), mask), codes
+    def rebuild(self, latents: jax.Array, mask: jax.Array) -> jax.Array:
+        """Wave of latents, through the quantiser, differentiable."""
+        return self.decoder(self.fc_post(self.quantizer.features(latents)), mask)

@@ -54,11 +54,18 @@ class Quantizer(nnx.Module):
         self.project_out = nn.Linear(len(levels), dim, (None, "embed"), rngs=rngs)
         self.levels = levels
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [..., D] -> quantised features [..., D] and codes [...]."""
-        grid = quantize(self.project_in(x.astype(jnp.float32)), self.levels)
-        return self.project_out(grid), to_codes(grid, self.levels)
+    def latents(self, x: jax.Array) -> jax.Array:
+        """x [..., D] -> what is bounded and rounded [..., dims]."""
+        return self.project_in(x.astype(jnp.float32))
 
-    def features(self, codes: jax.Array) -> jax.Array:
+    def codes(self, latents: jax.Array) -> jax.Array:
+        """Latents [..., dims] -> codes int32 [...]."""
+        return to_codes(quantize(latents, self.levels), self.levels)
+
+    def features(self, latents: jax.Array) -> jax.Array:
+        """Latents [..., dims] -> quantised features [..., D], differentiable."""
+        return self.project_out(quantize(latents, self.levels))
+
+    def code_features(self, codes: jax.Array) -> jax.Array:
         """Codes [...] -> quantised features [..., D]."""
         return self.project_out(to_grid(codes, self.levels))

@@ -4,6 +4,7 @@ The order of ids is that of the released models: a Llama-3 text tokenizer with i
 then the tags in the order of `TAGS`, then `<|s_0|>`, `<|s_1|>`, ... one for each code of the codec.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -115,6 +116,11 @@ class Vocabulary:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(self.tokenizer.to_str(), encoding="utf-8")
         os.replace(temporary, path)
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that name the tokenizer: every id and rule."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()[:16]
 
     def encode_text(self, text: str) -> np.ndarray:
         """Ids int32 [n] of a user's text; the names of tags and special tokens stay plain text.

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.codec.losses import mel_loss
+from llasa_jax.codec.losses import mel_loss, spread_loss
 from llasa_jax.codec.model import Codec
 from llasa_jax.config import CodecRun
 from llasa_jax.training.loop import Objective
+
+SILENCE = 1e-3  # of full scale; frames that never exceed it are padding
 
 
 def codec_objective(run: CodecRun) -> Objective:
@@ -21,9 +23,12 @@ def codec_objective(run: CodecRun) -> Objective:
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         wave = batch["wave"]
-        mask = jnp.ones((wave.shape[0], wave.shape[1] // codec.hop))
-        rebuilt, _ = nn.merge(graphdef, params).reconstruct(wave, mask)
-        mel = mel_loss(rebuilt, wave, codec.sample_rate)
-        return mel, {"mel": mel}
+        frames = wave.reshape(wave.shape[0], -1, codec.hop)
+        mask = jnp.ones(frames.shape[:2])
+        model = nn.merge(graphdef, params)
+        latents = model.latents(wave, mask)
+        mel = mel_loss(model.rebuild(latents, mask), wave, codec.sample_rate)
+        spread = spread_loss(latents, jnp.abs(frames).max(-1) > SILENCE)
+        return mel + run.spread_weight * spread, {"mel": mel, "spread": spread}
 
     return Objective("codec", init, loss)

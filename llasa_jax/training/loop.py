@@ -133,7 +133,7 @@ def train_step(
     (loss, metrics), grads = grad_fn(state["params"], batch, jax.random.fold_in(key, step))
     norm = optax.global_norm(grads)
     updates, opt = optimizer.update(grads, state["opt"], state["params"])
-    params = jax.tree.map(lambda p, u: p - rate * u, state["params"], updates)
+    params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
     new = {"params": params, "opt": opt}
     if config.ema:
         mix = lambda e, p: config.ema * e + (1 - config.ema) * p  # noqa: E731
@@ -197,7 +197,7 @@ class _Plan:
         return self.values["decided"]
 
     def decide(self, step: int, remaining: float, seconds: float) -> None:
-        """Fixes the length at `step`, with `remaining` seconds left and `seconds` per WARM_STEPS."""
+        """Fixes the length at `step`: `remaining` seconds left, `seconds` for WARM_STEPS steps."""
         affordable = step + int(WARM_STEPS * max(remaining, 0.0) / seconds)
         if affordable < self.steps:
             log(f"time for {affordable} of {self.steps} steps on this machine")

@@ -3,25 +3,53 @@
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from llasa_jax.config import OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipped AdamW without its learning rate: the train step scales by `learning_rate`."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
-    )
+    """AdamW or Muon at learning rate 1, gradients clipped: the train step scales its updates.
+
+    Muon (Jordan et al. 2024) takes the matrices of stacked layers and AdamW everything else; its
+    updates are scaled to AdamW's root mean square (Liu et al. 2025), so that one rate serves both.
+    """
+    betas = config.beta1, config.beta2
+    if config.kind == "adamw":
+        rule = optax.adamw(
+            1.0, *betas, config.eps, weight_decay=config.weight_decay, mask=is_matrix
+        )
+    else:
+        rule = muon(
+            1.0,
+            beta=config.momentum,
+            ns_steps=4,
+            weight_decay=config.weight_decay,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            muon_weight_dimension_numbers=hidden_matrices,
+            consistent_rms=0.2,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip), rule)
 
 
 def is_matrix(params: dict) -> dict:
     """Tree of booleans: weight decay is for matrices, not for scales and biases."""
-    last = lambda path: path[-1].key  # noqa: E731
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: last(path) not in ("scale", "bias"), params
+        lambda path, _: path[-1].key not in ("scale", "bias"), params
     )
+
+
+def hidden_matrices(params: dict) -> dict:
+    """Muon's view of the parameters: kernels [L, ..., out] of stacked layers; None for the rest."""
+
+    def view(path: tuple, leaf: jax.Array) -> MuonDimensionNumbers | None:
+        names = [entry.key for entry in path]
+        if "layers" not in names or names[-1] != "kernel":
+            return None
+        return MuonDimensionNumbers(tuple(range(1, leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(view, params)
 
 
 def learning_rate(config: OptimizerConfig, progress: jax.Array) -> jax.Array:

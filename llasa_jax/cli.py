@@ -1,0 +1,211 @@
+"""The command `llasa`: parses and calls, nothing else."""
+
+import argparse
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from llasa_jax import __version__
+from llasa_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is one line and exit status 2, as every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options = make_parser().parse_args(given)
+        options.run(options)
+        return 0
+    except UserError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        print(f"llasa: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llasa: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = Parser(prog="llasa", description="Llasa text to speech in JAX.")
+    parser.add_argument("--version", action="version", version=f"llasa {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _quickstart(commands)
+    _say(commands)
+    _codec(commands)
+    _data(commands)
+    _train(commands)
+    return parser
+
+
+def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    return parser
+
+
+def _seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a file, or the name of one in configs/")
+    help = "override a setting, e.g. train.steps=200; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=help)
+
+
+def _quickstart(commands) -> None:
+    text = "Train a small codec and language model on real and synthetic speech, and report."
+    parser = _command(commands, "quickstart", _run_quickstart, text)
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time for all of it (15)")
+    help = "a built-in corpus or a folder of recordings with texts (default: English)"
+    parser.add_argument("--corpus", default=None, help=help)
+    _seed(parser)
+
+
+def _run_quickstart(options) -> None:
+    from llasa_jax.recipes.quickstart import quickstart
+
+    quickstart(options.out, options.minutes, options.corpus, options.seed)
+
+
+def _say(commands) -> None:
+    parser = _command(commands, "say", _run_say, "Speak a text into a file.")
+    parser.add_argument("text", help="what to say")
+    parser.add_argument("--model", type=Path, default=Path("runs/quickstart"), help="model folder")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out.wav"), help=".wav or .flac")
+    parser.add_argument("--candidates", type=int, default=4, help="takes to choose from (4)")
+    parser.add_argument("--voice", default=None, help="one of the model's voices")
+    parser.add_argument("--json", action="store_true", help="print the search's record as JSON")
+    _seed(parser)
+
+
+def _run_say(options) -> None:
+    from llasa_jax.recipes.say import say
+
+    record = say(
+        options.text,
+        model=options.model,
+        out=options.out,
+        candidates=options.candidates,
+        voice=options.voice,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps(record, sort_keys=True))
+
+
+def _codec(commands) -> None:
+    text = "Train the codec, or turn recordings into codes and back."
+    codec = _command(commands, "codec", None, text)
+    parts = codec.add_subparsers(dest="part", required=True, metavar="PART")
+    train = _command(parts, "train", _run_codec_train, "Train a codec on a prepared corpus.")
+    _settings(train)
+    train.add_argument("--store", type=Path, required=True, help="prepared corpus")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    _seed(train)
+    for name, run, text in (
+        ("encode", _run_encode, "Recordings to codes: a .npy file for each."),
+        ("decode", _run_decode, "Codes (.npy, integers [T]) to .wav files."),
+    ):
+        part = _command(parts, name, run, text)
+        part.add_argument("inputs", type=Path, nargs="+", help="files, or folders of them")
+        part.add_argument("--model", type=Path, default=Path("runs/quickstart"), help="folder")
+        part.add_argument("--out", type=Path, required=True, help="folder for the results")
+
+
+def _run_codec_train(options) -> None:
+    from llasa_jax.config import CodecRun, load_config
+    from llasa_jax.data.store import WaveStore
+    from llasa_jax.recipes.stages import train_codec
+
+    run = load_config(options.config, CodecRun, options.set)
+    store = WaveStore.open(options.store)
+    train_codec(run, store, options.out / "codec", options.out / "model", seed=options.seed)
+
+
+def _run_encode(options) -> None:
+    from llasa_jax.recipes.files import encode_files
+
+    encode_files(options.inputs, options.model, options.out)
+
+
+def _run_decode(options) -> None:
+    from llasa_jax.recipes.files import decode_files
+
+    decode_files(options.inputs, options.model, options.out)
+
+
+def _data(commands) -> None:
+    data = _command(commands, "data", None, "Prepare corpora for training.")
+    parts = data.add_subparsers(dest="part", required=True, metavar="PART")
+    text = "Read, resample and trim corpora into one prepared corpus."
+    part = _command(parts, "prepare", _run_prepare, text)
+    part.add_argument("corpora", nargs="+", help="built-in names, or folders of recordings")
+    part.add_argument("--out", type=Path, required=True, help="folder of the prepared corpus")
+    help = "of synthetic speech, for corpora that are spoken by programs (60)"
+    part.add_argument("--minutes", type=float, default=60.0, help=help)
+    _seed(part)
+    text = "Encode a prepared corpus with a codec and pack it into token rows."
+    part = _command(parts, "tokens", _run_tokens, text)
+    part.add_argument("--store", type=Path, required=True, help="prepared corpus")
+    part.add_argument("--model", type=Path, required=True, help="folder with the codec")
+    part.add_argument("--out", type=Path, required=True, help="folder for the token rows")
+    part.add_argument("--row", type=int, default=512, help="positions of a row (512)")
+
+
+def _run_prepare(options) -> None:
+    from llasa_jax.data.corpora import named_corpus
+    from llasa_jax.data.store import WaveStore
+
+    minutes, seed = options.minutes, options.seed
+    corpora = [named_corpus(name, minutes=minutes, seed=seed) for name in options.corpora]
+    store = WaveStore.build(corpora, options.out)
+    print(json.dumps(store.info, indent=1, sort_keys=True))
+
+
+def _run_tokens(options) -> None:
+    from llasa_jax.data.store import WaveStore
+    from llasa_jax.recipes.stages import encode_store, model_folder, prepare_tokens
+
+    store, model = WaveStore.open(options.store), model_folder(options.model)
+    indices = store.select(with_text=True)
+    encoded = encode_store(store, indices, model, options.out / "codes.jsonl")
+    prepare_tokens(encoded, model, options.out, options.row)
+
+
+def _train(commands) -> None:
+    parser = _command(commands, "train", _run_train, "Train a language model on token rows.")
+    _settings(parser)
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of `data tokens`")
+    parser.add_argument("--model", type=Path, required=True, help="folder with the codec")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    _seed(parser)
+
+
+def _run_train(options) -> None:
+    from llasa_jax.config import DecoderRun, load_config
+    from llasa_jax.recipes.stages import model_folder, train_language
+
+    run = load_config(options.config, DecoderRun, options.set)
+    model = model_folder(options.model)
+    train_language(run, options.tokens, options.out, model, seed=options.seed)

@@ -1,0 +1,255 @@
+"""Whole stages of work on folders: corpus to codec, to token rows, to language model.
+
+Each leaves its result under one folder, and started again continues or returns what is there.
+Both `llasa quickstart` and the single commands are made of these.
+"""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.codec.model import Codec
+from llasa_jax.config import (
+    CodecConfig,
+    CodecRun,
+    DecoderConfig,
+    DecoderRun,
+    RecogniserConfig,
+    RecogniserRun,
+    SpeakerConfig,
+    SpeakerRun,
+)
+from llasa_jax.console import bar
+from llasa_jax.data.batches import crops, speaker_crops, transcribed
+from llasa_jax.data.codes import Encoded, describe, read_codes, write_codes
+from llasa_jax.data.pipeline import ordered_batches, packed_batches
+from llasa_jax.data.shards import TokenShards, write_shards
+from llasa_jax.data.store import WaveStore
+from llasa_jax.errors import UserError
+from llasa_jax.interop.bundle import load_part, part_hash, save_part
+from llasa_jax.lm.model import Decoder
+from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
+from llasa_jax.training.codec import codec_objective
+from llasa_jax.training.language import language_objective, validation_nats
+from llasa_jax.training.loop import Fitted, fit
+from llasa_jax.training.recognition import (
+    recogniser_objective,
+    recogniser_validation,
+    speaker_objective,
+    speaker_validation,
+    speakers_of,
+)
+from llasa_jax.verifiers.characters import alphabet_of
+from llasa_jax.verifiers.recogniser import Recogniser
+from llasa_jax.verifiers.speaker import SpeakerEncoder, speaker_verifier
+
+SPLITS = ("train", "valid", "test")
+VALID_UTTERANCES = 64  # of a recogniser's validation
+VOICE_UTTERANCES = 8  # of a voice's mean embedding
+
+
+def train_codec(
+    run: CodecRun,
+    store: WaveStore,
+    folder: Path,
+    model: Path,
+    *,
+    seed: int,
+    budget: float | None = None,
+) -> Fitted:
+    """Trains the codec on the store's training waves and writes `codec.safetensors` to `model`."""
+    indices = store.select(split="train")
+    shares = {"recorded": run.recorded_share, "synthetic": 1 - run.recorded_share}
+    batches = crops(store, indices, run.crop_seconds, run.train.batch, seed, shares)
+    objective = codec_objective(run)
+    fitted = fit(objective, batches, run.train, folder, seed=seed, budget=budget)
+    save_part(model, "codec", run.codec, fitted.params, {"steps": fitted.steps})
+    return fitted
+
+
+def model_folder(folder: Path) -> Path:
+    """The model in `folder`, or in its `model` sub-folder, as `llasa quickstart` leaves it."""
+    for candidate in (folder, folder / "model"):
+        if (candidate / "codec.safetensors").is_file():
+            return candidate
+    raise UserError(f"no model in {folder}; train one with `llasa quickstart --out {folder}`")
+
+
+def load_codec(model: Path, batch: int = 16) -> BatchCodec:
+    """The codec of a model folder."""
+    config, params, _ = load_part(model, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))
+    return BatchCodec(config, params, batch)
+
+
+def encode_store(store: WaveStore, indices: list[int], model: Path, path: Path) -> list[Encoded]:
+    """Codes of the given waves, made with the model's codec and kept in `path` (a jsonl file)."""
+    name = part_hash(model, "codec")
+    if path.is_file():
+        return read_codes(path, name)
+    codec = load_codec(model)
+    if codec.config.sample_rate != store.rate:
+        raise UserError(
+            f"{store.folder}: holds {store.rate} Hz, the codec takes {codec.config.sample_rate}"
+        )
+    indices = [i for i in indices if store.samples(i) >= codec.config.hop]
+    codes: list[np.ndarray] = []
+    with bar("encode", len(indices), "waves") as progress:
+        for start in range(0, len(indices), 512):  # bounded memory, still bucketed by length
+            waves = [store[i][1] for i in indices[start : start + 512]]
+            codes += codec.encode(waves, progress.advance)
+    encoded = [Encoded(store[i][0], c) for i, c in zip(indices, codes, strict=True)]
+    size, rate = codec.config.codebook_size, codec.config.frame_rate
+    write_codes(path, encoded, codec=name, codebook=size, frame_rate=rate)
+    return encoded
+
+
+def prepare_tokens(
+    encoded: list[Encoded], model: Path, folder: Path, row: int
+) -> dict[str, TokenShards]:
+    """Packed token rows of each split under `folder`; the vocabulary goes to `model`."""
+    codec, _, _ = load_part(model, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))
+    name = part_hash(model, "codec")
+    vocabulary = nano_vocabulary(codec.codebook_size)
+    vocabulary.save(model)
+    shards = {}
+    for split in SPLITS:
+        chosen = [e for e in encoded if e.utterance.split == split]
+        examples = (vocabulary.example(e.utterance.text, e.codes) for e in chosen)
+        about = describe(chosen, codec.frame_rate)
+        shards[split] = write_shards(
+            folder / split, examples, row=row, codec=name, vocabulary=vocabulary.hash, about=about
+        )
+    return shards
+
+
+def open_tokens(folder: Path, model: Path, split: str) -> TokenShards:
+    """The rows of one split, refused if another codec or vocabulary made them."""
+    vocabulary = Vocabulary.load(model)
+    codec = part_hash(model, "codec")
+    return TokenShards.open(folder / split, codec=codec, vocabulary=vocabulary.hash)
+
+
+def train_language(
+    run: DecoderRun,
+    tokens: Path,
+    folder: Path,
+    model: Path,
+    *,
+    seed: int,
+    budget: float | None = None,
+) -> Fitted:
+    """Trains the language model on packed rows and writes `lm.safetensors` to `model`."""
+    vocabulary = Vocabulary.load(model)
+    lm = run.lm
+    found = (vocabulary.text_vocab, vocabulary.code_count)
+    if found != (lm.text_vocab, lm.codes):
+        raise UserError(
+            f"{model}: the tokenizer has {found[0]} text ids and {found[1]} codes, lm.text_vocab "
+            f"and lm.codes say {lm.text_vocab} and {lm.codes}; change the configuration"
+        )
+    train = open_tokens(tokens, model, "train")
+    valid = open_tokens(tokens, model, "valid")
+    batches = packed_batches(train, run.train.batch, seed)
+    validate = validation_nats(run, ordered_batches(valid, run.train.batch))
+    objective = language_objective(run)
+    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
+    save_part(model, "lm", lm, fitted.params, {"steps": fitted.steps})
+    return fitted
+
+
+def load_language(model: Path) -> tuple[DecoderConfig, dict, Vocabulary]:
+    """The language model of a model folder, with its vocabulary."""
+    config, params, _ = load_part(model, "lm", DecoderConfig, lambda c, r: Decoder(c, rngs=r))
+    return config, params, Vocabulary.load(model)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def train_recogniser(
+    run: RecogniserRun,
+    store: WaveStore,
+    train: list[int],
+    valid: list[int],
+    folder: Path,
+    model: Path,
+    name: str,
+    *,
+    seed: int,
+    budget: float | None = None,
+) -> dict:
+    """Trains a CTC recogniser on waves with text and writes `NAME.safetensors` to `model`.
+
+    Its alphabet is that of the training texts. Returns its held-out error rates.
+    """
+    alphabet = alphabet_of([store.utterances[i].text for i in train])
+    config = replace(run.recogniser, alphabet=alphabet, sample_rate=store.rate)
+    run = replace(run, recogniser=config)
+    batches = transcribed(store, train, run.train.batch, run.max_seconds, alphabet, seed)
+    validate = recogniser_validation(run, store, valid[:VALID_UTTERANCES])
+    objective = recogniser_objective(run)
+    fitted = fit(
+        objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget
+    )
+    last = fitted.curve[-1]
+    found = {"cer": last["valid_cer"], "wer": last["valid_wer"], "steps": fitted.steps}
+    save_part(model, name, config, fitted.params, found)
+    return found
+
+
+def load_recogniser(model: Path, name: str) -> tuple[RecogniserConfig, dict]:
+    config, params, _ = load_part(
+        model, name, RecogniserConfig, lambda c, r: Recogniser(c, rngs=r)
+    )
+    return config, params
+
+
+def train_speaker(
+    run: SpeakerRun,
+    store: WaveStore,
+    folder: Path,
+    model: Path,
+    *,
+    seed: int,
+    budget: float | None = None,
+) -> dict:
+    """Trains the speaker encoder on all voices and writes `speaker.safetensors` to `model`.
+
+    The mean embedding of each voice goes with it. Returns its held-out accuracy.
+    """
+    train = store.select(split="train")
+    valid = store.select(split="valid")
+    speakers = speakers_of(store, train)
+    batches = speaker_crops(store, train, run.crop_seconds, run.train.batch, seed, speakers)
+    validate = speaker_validation(run, store, valid, speakers)
+    objective = speaker_objective(run, speakers)
+    fitted = fit(
+        objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget
+    )
+    encoder = fitted.params["encoder"]
+    verifier = speaker_verifier(run.speaker, encoder)
+    voices = {}
+    for name in speakers:
+        chosen = store.select(split="train", speaker=name)[:VOICE_UTTERANCES]
+        total = sum(verifier.reference("", store[i][1]) for i in chosen)
+        voices[name] = (total / np.linalg.norm(total)).tolist()
+    found = {"accuracy": fitted.curve[-1]["valid_accuracy"], "steps": fitted.steps}
+    save_part(model, "speaker", run.speaker, encoder, {"voices": voices} | found)
+    return found | {"speakers": len(speakers)}
+
+
+def load_speaker(model: Path) -> tuple[SpeakerConfig, dict, dict[str, np.ndarray]]:
+    """The speaker encoder of a model folder, and each voice's mean embedding."""
+    config, params, about = load_part(
+        model, "speaker", SpeakerConfig, lambda c, r: SpeakerEncoder(c, rngs=r)
+    )
+    voices = {name: np.array(v, np.float32) for name, v in about["voices"].items()}
+    return config, params, voices
