@@ -1,0 +1,1 @@
+"""Benchmarks, tables, figures and the report of a run."""
