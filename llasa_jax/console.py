@@ -57,11 +57,11 @@ class Bar:
     total: float | None
     unit: str
     done: float = 0
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     _first: float = 0  # what was done before this process started (a resumed run)
     _progress: Progress | None = None
     _task: TaskID | None = None
-    _printed: float = field(default_factory=time.monotonic)
+    _printed: float = field(default_factory=lambda: time.monotonic())
 
     def advance(self, n: float = 1, **info: Any) -> None:
         """Count `n` more units and show `info` (numbers or short text, for example the loss)."""
@@ -78,7 +78,7 @@ class Bar:
     def _rate(self) -> str:
         rate = (self.done - self._first) / self._seconds()
         slow = 0 < rate < 1
-        return f"{1 / rate:.1f} s/{self.unit}" if slow else f"{rate:.1f} {self.unit}/s"
+        return f"{1 / rate:.1f} s each" if slow else f"{rate:.1f} {self.unit}/s"
 
     def _line(self, info: str = "") -> str:
         parts = [

@@ -44,7 +44,7 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
 
 def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             if file.samplerate not in RATES or file.frames * file.channels > MAX_SAMPLES:
                 raise UserError(
                     f"audio file {path} has {file.frames} samples in {file.channels} channels at "

@@ -44,7 +44,7 @@ def trim_silence(wave: np.ndarray, rate: int) -> np.ndarray:
     hop = rate // 100
     padded = np.pad(wave, (0, -len(wave) % hop)).reshape(-1, hop)
     power = np.mean(np.square(padded, dtype=np.float64), axis=1)
-    loud = np.flatnonzero(power > power.max() * 10 ** (-TRIM_DECIBELS / 10))
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-TRIM_DECIBELS / 10))
     if not loud.size:
         return wave
     margin = round(TRIM_MARGIN_SECONDS * rate)

@@ -1,0 +1,156 @@
+"""The launch scripts, with a stand-in for the Python in .venv that notes how it is called."""
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+FAKE_PYTHON = """#!/bin/bash
+here="$(dirname "$0")"
+case "$*" in
+"-m pip --version") [ ! -e "$here/no-pip" ] ;;
+"-m ensurepip") exit 1 ;;
+"-c import pip"*) echo "$here/pip" ;;
+*"pip install --quiet --no-index"*) rm "$here/no-pip"; echo "$*" >> "$here/log" ;;
+"-m pip install"*)
+  echo "$*" >> "$here/log"; echo "Collecting one"; echo "Installing collected packages: one"
+  [ ! -e "$here/pip-fails" ] || { echo "ERROR: no such version" >&2; exit 1; } ;;
+"-m "*) echo "$*" >> "$here/log" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    root = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "launch", root / "launch")
+    for path in [ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")]:
+        shutil.copy(path, root)
+    binaries = root / ".venv/bin"
+    binaries.mkdir(parents=True)
+    for name, text in {
+        "python": FAKE_PYTHON,
+        "llasa": '#!/bin/bash\nprintf "[%s]" "$@"\npwd\n',
+    }.items():
+        (binaries / name).write_text(text)
+        (binaries / name).chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    def run(script, *arguments):
+        command = ["bash", str(root / "launch" / script), *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    def log():
+        path = binaries / "log"
+        lines = path.read_text().replace(str(root), "ROOT").splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    return SimpleNamespace(root=root, bin=binaries, run=run, log=log, environment=environment)
+
+
+def test_quickstart_installs_once_and_passes_its_arguments(checkout, tmp_path):
+    done = checkout.run("quickstart.sh", "--out", "my runs")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"[quickstart][--out][my runs]{tmp_path}"
+    packages, itself = checkout.log()
+    assert packages.endswith("-r ROOT/requirements.txt")
+    assert itself.endswith("--no-deps -r ROOT/requirements-nodeps.txt -e ROOT")
+    assert "minutes" in done.stderr and "unpacking 1 packages" in done.stderr
+
+    again = checkout.run("quickstart.sh")
+    assert again.stderr == "" and checkout.log() == []
+
+    with (checkout.root / "requirements.txt").open("a") as file:
+        file.write("one==2\n")
+    assert checkout.run("quickstart.sh").returncode == 0 and len(checkout.log()) == 2
+
+
+def test_a_failed_installation_is_tried_again(checkout):
+    (checkout.bin / "pip-fails").touch()
+    done = checkout.run("quickstart.sh")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "ERROR: no such version" in done.stderr and "llasa: error: cannot install" in done.stderr
+    (checkout.bin / "pip-fails").unlink()
+    assert checkout.run("quickstart.sh").returncode == 0 and len(checkout.log()) == 3
+
+
+def test_the_default_suite_needs_no_torch(checkout):
+    done = checkout.run("test.sh", "-k", "a or b")
+    assert done.returncode == 0, done.stderr
+    *installs, check, layout, tests = checkout.log()
+    assert not any("torch" in line or "parity" in line for line in installs)
+    assert check == "-m ruff check ." and layout == "-m ruff format --check ."
+    assert tests.startswith("-m pytest -n ") and tests.endswith(" -k a or b")
+
+
+def test_parity_installs_torch_before_transformers(checkout):
+    assert checkout.run("test.sh", "--parity").returncode == 0
+    lines = checkout.log()
+    torch = next(i for i, line in enumerate(lines) if " torch==" in line)
+    assert lines[torch + 1].endswith("-r ROOT/requirements-parity.txt")
+    assert lines[-1].endswith(" --parity")
+
+
+def test_without_ensurepip_pip_comes_out_of_debians_package(checkout, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    wheel = "usr/share/python-wheels/pip-1-py3-none-any.whl"
+    for name, text in {
+        "apt-get": 'case "$*" in *download*) touch python3-pip-whl_1.deb ;; *) exit 1 ;; esac',
+        "dpkg-deb": f'mkdir -p "$(dirname {wheel})" && touch {wheel}',
+    }.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    checkout.environment["PATH"] = f"{tools}:{checkout.environment['PATH']}"
+    (checkout.bin / "no-pip").touch()
+    done = checkout.run("quickstart.sh")
+    assert done.returncode == 0, done.stderr
+    assert "pip-1-py3-none-any.whl/pip install --quiet --no-index" in checkout.log()[0]
+
+
+def test_no_python_is_one_line(checkout, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "cat"):
+        (tools / name).symlink_to(shutil.which(name))
+    (tools / "python3").write_text("#!/bin/bash\nexit 1\n")  # one that is too old
+    (tools / "python3").chmod(0o755)
+    shutil.rmtree(checkout.root / ".venv")
+    checkout.environment["PATH"] = str(tools)
+    done = checkout.run("quickstart.sh")
+    assert done.returncode == 2 and done.stderr.startswith("llasa: error: no Python 3.11 or newer")
+    assert len(done.stderr.splitlines()) == 1 and not (checkout.root / ".venv").exists()
+
+
+def pins(name):
+    lines = (ROOT / name).read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {one.name.lower().replace("_", "-"): one for one in found}
+
+
+@pytest.mark.parametrize(
+    "extra, file", [(None, "requirements"), ("test", "requirements-test"),
+                    ("parity", "requirements-parity")]
+)  # fmt: skip
+def test_pins_satisfy_what_the_package_asks_for(extra, file):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    pinned = pins(f"{file}.txt")
+    for line in asked:
+        requirement = Requirement(line)
+        exact = pinned[requirement.name.lower().replace("_", "-")]
+        (version,) = exact.specifier
+        assert version.operator == "==" and requirement.specifier.contains(version.version), line
+
+
+def test_the_check_of_every_change_is_the_parity_suite():
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "bash launch/test.sh --parity"
