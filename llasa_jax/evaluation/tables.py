@@ -8,6 +8,8 @@ from llasa_jax.evaluation.figures import finite, verifier_scores
 from llasa_jax.metrics.statistics import failure_text
 
 NOT_MEASURED = "not measured"
+MAX_LISTED = 12
+LANGUAGES = {"en": "English", "nl": "Dutch", "cs": "Czech"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def anything(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{words(k)} {anything(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(anything, value)) or "none"
+        more = [f"and {len(value) - MAX_LISTED} more"] if len(value) > MAX_LISTED else []
+        return ", ".join([*map(anything, value[:MAX_LISTED]), *more]) or "none"
     return str(value)
 
 
@@ -98,7 +101,8 @@ def data_name(key: str | None) -> str:
         if key == kind:
             return name
         if key.startswith(f"{kind}_"):
-            return f"{name} ({words(key.removeprefix(f'{kind}_'))})"
+            rest = key.removeprefix(f"{kind}_")
+            return f"{name} ({LANGUAGES.get(rest) or words(rest)})"
     return words(key)
 
 
@@ -189,12 +193,16 @@ def _targets(report: Mapping[str, Any]) -> Table:
 
 def _codec(report: Mapping[str, Any]) -> Table:
     codec, book = section(report, "codec"), section(report, "codec", "codebook")
-    stoi = section(report, "codec", "stoi")
+    stoi, spread = section(report, "codec", "stoi"), section(report, "codec", "stoi_interval")
     kinds = [k for k in ("synthetic", "recorded") if section(report, "corpus", k)]
     data = data_of(report, codec, "wer_data")
     errors = f"Word error rate of {codec.get('judge') or 'a recogniser'}"
     rows = [
-        ("Intelligibility, STOI (0 to 1)", data_name(kind), number(stoi.get(kind)))
+        (
+            "Intelligibility, STOI (0 to 1)",
+            data_name(kind),
+            with_interval(stoi.get(kind), spread.get(kind)),
+        )
         for kind in dict.fromkeys([*kinds, *stoi])
     ]
     ratio = with_interval(codec.get("wer_ratio"), codec.get("wer_interval_ratio"))

@@ -69,7 +69,8 @@ def make_report() -> dict:
             "rejects": {"silent": 2},
         },
         "codec": {
-            "stoi": {"synthetic": np.float32(0.9), "recorded": float("nan")},
+            "stoi": {"synthetic": np.float32(0.9), "recorded": float("nan"), "recorded_nl": 0.8},
+            "stoi_interval": {"recorded_nl": [0.75, 0.85]},
             "wer_ratio": 1.4,
             "wer_original": 0.2,
             "wer_resynthesis": 0.28,
@@ -175,6 +176,8 @@ def test_says_what_it_was_measured_on_and_what_was_not(page):
     rows = [line.strip() for line in page.text.splitlines()]
     assert "Intelligibility, STOI (0 to 1)synthetic speech0.900" in rows
     assert "Intelligibility, STOI (0 to 1)recorded human speechnot measured" in rows
+    dutch = "recorded human speech (Dutch)0.800 (95 %: 0.750 to 0.850)"
+    assert f"Intelligibility, STOI (0 to 1){dutch}" in rows
     assert "Validation loss, nats a codesynthetic speech7" in rows
     assert "Not measured in this run: Selection verifiers." in text
     assert "need not be intelligible" in text
@@ -188,7 +191,11 @@ def test_json_is_strict_and_sorted(folder):
 
     text = (folder / "report.json").read_text()
     loaded = json.loads(text, parse_constant=refuse)
-    assert loaded["codec"]["stoi"] == {"recorded": None, "synthetic": pytest.approx(0.9)}
+    assert loaded["codec"]["stoi"] == {
+        "recorded": None,
+        "recorded_nl": 0.8,
+        "synthetic": pytest.approx(0.9),
+    }
     assert loaded["targets"][0]["met"] is True
     assert list(loaded) == sorted(loaded)
 
