@@ -1,0 +1,1 @@
+"""Where arrays lie on the devices, and what the work on them costs."""

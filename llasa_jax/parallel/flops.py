@@ -1,0 +1,77 @@
+"""Floating-point operations by hand, and what the chips could do: the two sides of MFU.
+
+Model FLOPs are the products of matrices, two for each multiply and add; causal attention counts
+half (the masked half need not be computed); padding and recomputation do not count. Training is
+three times the forward pass. These are the conventions of Chowdhery et al. 2022 (PaLM, appendix B)
+with causal attention halved, as MaxText counts.
+"""
+
+from collections.abc import Sequence
+
+import jax
+
+from llasa_jax.config import DecoderConfig, TransformerConfig
+
+TRAIN = 3  # forward, and two products of the same size on the way back
+
+# Dense bf16 FLOP/s of one JAX device, by `device_kind` up to its specific part. A TPU7x chip (2,307
+# TFLOP/s) is two devices. Sources: the vendors' product pages.
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12 / 2,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def decoder_flops(
+    config: DecoderConfig, tokens: float, length: float, *, head: bool = True
+) -> float:
+    """Forward FLOPs of a Llama decoder over `tokens` tokens in sequences of `length`.
+
+    A token costs, a layer: 4 D N H + 4 D K H (projections), 2 length N H (scores and values,
+    halved), 6 D F (SwiGLU); and 2 D V for the head.
+
+    Args:
+        length: of a sequence, not of the row where several are packed; with different lengths,
+            sum(length^2) / sum(length).
+        head: with the output head, which is a third of a small model.
+    """
+    projections = 4 * config.dim * config.head_dim * (config.heads + config.kv_heads)
+    attention = 2 * length * config.heads * config.head_dim
+    layer = projections + attention + 6 * config.dim * config.ffn
+    return tokens * (config.layers * layer + head * 2 * config.dim * config.vocab)
+
+
+def transformer_flops(config: TransformerConfig, frames: float, length: float) -> float:
+    """Forward FLOPs of the codec's bidirectional layers over `frames` frames in pieces of `length`.
+
+    A frame costs, a layer: 8 D^2 (projections), 4 length D (scores and values), 4 D F (the
+    feed-forward is not gated). Convolutions and the ISTFT are not in it.
+    """
+    layer = 8 * config.dim**2 + 4 * length * config.dim + 4 * config.dim * config.ffn
+    return frames * config.layers * layer
+
+
+def peak_flops(devices: Sequence[jax.Device]) -> float | None:
+    """bf16 FLOP/s of these devices together; None where one is not in the table (a CPU)."""
+    total = 0.0
+    for device in devices:
+        names = [name for name in PEAK if device.device_kind.startswith(name)]
+        if not names:
+            return None
+        total += PEAK[max(names, key=len)]
+    return total
+
+
+def utilisation(flops: float, seconds: float, devices: Sequence[jax.Device]) -> float | None:
+    """MFU: the share of the devices' peak that `flops` in `seconds` are; None as `peak_flops`."""
+    peak = peak_flops(devices)
+    return None if peak is None else flops / seconds / peak

@@ -1,0 +1,95 @@
+import math
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from llasa_jax import nn
+from llasa_jax.config import DecoderConfig, TransformerConfig
+from llasa_jax.lm.model import Decoder
+from llasa_jax.parallel import flops
+
+CONFIG = DecoderConfig(
+    dim=48,
+    ffn=80,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    text_vocab=100,
+    codes=200,
+    vocab_multiple=1,
+)
+
+
+def counted(jaxpr):
+    """FLOPs of all matrix products in a program, those of a scan as often as it runs."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contract, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contract)
+            total += 2 * depth * equation.outvars[0].aval.size
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        for inner in jaxprs_in_params(equation.params):
+            total += times * counted(inner)
+    return total
+
+
+@pytest.fixture(scope="module")
+def program():
+    graphdef, shapes = nn.abstract(lambda rngs: Decoder(CONFIG, rngs=rngs))
+    tokens = jnp.zeros((2, 32), jnp.int32)
+
+    def loss(params, head):
+        model = nn.merge(graphdef, params)
+        hidden = model.hidden(tokens, tokens, tokens)
+        return (model.logits(hidden) if head else hidden).sum()
+
+    return loss, shapes
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_decoder_flops_are_those_of_the_program(program, head):
+    loss, shapes = program
+    made = counted(jax.make_jaxpr(lambda p: loss(p, head))(shapes).jaxpr)
+    # The reference attention computes the masked half too.
+    masked = CONFIG.layers * 64 * 2 * 32 * CONFIG.heads * CONFIG.head_dim
+    assert flops.decoder_flops(CONFIG, 64, 32, head=head) + masked == made
+
+
+def test_training_is_three_times_the_forward_pass(program):
+    loss, shapes = program
+    forward = counted(jax.make_jaxpr(lambda p: loss(p, True))(shapes).jaxpr)
+    both = counted(jax.make_jaxpr(jax.grad(lambda p: loss(p, True)))(shapes).jaxpr)
+    assert both == flops.TRAIN * forward
+
+
+def test_llasa_1b():
+    """6 N T and the attention's part, with N = 1.23 billion in the layers and 0.40 in the head."""
+    config = DecoderConfig(dim=2048, ffn=8192, layers=16, heads=32, kv_heads=8, head_dim=64)
+    matrices = 16 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192)
+    attention = 16 * 2 * 2048 * 2048
+    without_head = flops.decoder_flops(config, 1, 2048, head=False)
+    assert without_head == 2 * matrices + attention
+    assert flops.decoder_flops(config, 1, 2048) - without_head == 2 * 2048 * 193_800
+
+
+def test_transformer_flops():
+    config = TransformerConfig(dim=1024, ffn=4096, layers=12, heads=16)
+    weights = 12 * (4 * 1024**2 + 2 * 1024 * 4096)
+    assert flops.transformer_flops(config, 50, 250) == 50 * (2 * weights + 12 * 4 * 250 * 1024)
+
+
+def test_peaks():
+    chips = lambda kind, n: [SimpleNamespace(device_kind=kind)] * n  # noqa: E731
+    assert flops.peak_flops(chips("TPU v5 lite", 4)) == 4 * 197e12
+    assert flops.peak_flops(chips("TPU v5p", 1)) == flops.peak_flops(chips("TPU v5", 1)) == 459e12
+    assert flops.peak_flops(chips("TPU7x", 2)) == 2307e12
+    assert flops.peak_flops(chips("NVIDIA A100-SXM4-80GB", 1)) == 312e12
+    assert flops.peak_flops(jax.devices("cpu")) is None
+    assert flops.utilisation(1e15, 2, chips("TPU v6 lite", 1)) == pytest.approx(0.5447, abs=1e-4)
+    assert flops.utilisation(1, 1, jax.devices("cpu")) is None
