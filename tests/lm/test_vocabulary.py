@@ -61,6 +61,7 @@ def test_saved_and_loaded_alike(tmp_path):
     NANO.save(tmp_path)
     loaded = Vocabulary.load(tmp_path)
     assert loaded.prompt("Hello", [3]).tolist() == NANO.prompt("Hello", [3]).tolist()
+    assert loaded.hash == NANO.hash != nano_vocabulary(17).hash
     loaded.save(tmp_path / "again")
     saved = [(folder / "tokenizer.json").read_bytes() for folder in (tmp_path, tmp_path / "again")]
     assert saved[0] == saved[1]
