@@ -5,7 +5,6 @@ then the tags in the order of `TAGS`, then `<|s_0|>`, `<|s_1|>`, ... one for eac
 """
 
 import hashlib
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -53,7 +52,6 @@ class Vocabulary:
         speech_start: <|SPEECH_GENERATION_START|>, the last id before the codes.
         speech_end: <|SPEECH_GENERATION_END|>, which ends an utterance.
         first_code: id of code 0.
-        hash: sixteen hexadecimal digits that change with any token.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -79,7 +77,6 @@ class Vocabulary:
             if tokenizer.token_to_id(token) is None:
                 raise UserError(f"tokenizer: lacks {token}, a Llama-3 tokenizer is needed")
         self.tokenizer = tokenizer
-        self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
         self.speech_start = first + TAGS.index("<|SPEECH_GENERATION_START|>")
         self.speech_end = first + TAGS.index("<|SPEECH_GENERATION_END|>")
         self._text = _without_added_tokens(tokenizer)
