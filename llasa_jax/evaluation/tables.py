@@ -63,7 +63,9 @@ def interval(bounds: Any, show=number) -> str:
 
 def with_interval(value: Any, bounds: Any, show=number) -> str:
     text = interval(bounds, show)
-    return f"{show(value)} (95 %: {text})" if text and finite(value) else show(value)
+    return (
+        f"{show(value)} (95\N{NO-BREAK SPACE}%: {text})" if text and finite(value) else show(value)
+    )
 
 
 def anything(value: Any) -> str:
@@ -269,7 +271,7 @@ def _search(report: Mapping[str, Any]) -> Table:
         (p for p in search.get("points") or [] if finite(p.get("n"))), key=lambda p: p["n"]
     )
     verifiers = list(dict.fromkeys(name for p in points for name in verifier_scores(p)))
-    head = ["N", "Judge", "Word error rate (95 %)", "Speaker similarity (95 %)"]
+    head = ["N", "Judge of words", "Word error rate (95 %)", "Speaker similarity (95 %)"]
     head += [f"Verifier {words(name)}" for name in verifiers] + ["Time", "Failures"]
     rows = [
         (

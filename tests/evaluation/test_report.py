@@ -176,7 +176,7 @@ def test_says_what_it_was_measured_on_and_what_was_not(page):
     rows = [line.strip() for line in page.text.splitlines()]
     assert "Intelligibility, STOI (0 to 1)synthetic speech0.900" in rows
     assert "Intelligibility, STOI (0 to 1)recorded human speechnot measured" in rows
-    dutch = "recorded human speech (Dutch)0.800 (95 %: 0.750 to 0.850)"
+    dutch = "recorded human speech (Dutch)0.800 (95\N{NO-BREAK SPACE}%: 0.750 to 0.850)"
     assert f"Intelligibility, STOI (0 to 1){dutch}" in rows
     assert "Validation loss, nats a codesynthetic speech7" in rows
     assert "Not measured in this run: Selection verifiers." in text
