@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from llasa_jax.audio.io import read_audio
-from llasa_jax.console import bar
+from llasa_jax.console import bar, log
 from llasa_jax.data.text import has_letters
 from llasa_jax.data.utterance import Utterance, split_of
 from llasa_jax.errors import UserError
@@ -46,8 +46,16 @@ def fetch_packages(names: list[str], cache: Path, libraries: bool = False) -> li
     Raises:
       UserError: without apt-get or dpkg-deb, network, disk space, or for an unknown package.
     """
-    cache = cache.resolve()
-    home = cache / "debian"
+    home = cache.resolve() / "debian"
+    try:
+        return _fetch(names, home, libraries)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the cache {home}: {error.strerror}; set LLASA_JAX_CACHE to a folder"
+        ) from error
+
+
+def _fetch(names: list[str], home: Path, libraries: bool) -> list[Path]:
     listing = home / f"{'+'.join(sorted(names))}.packages"  # names with the libraries resolved
     wanted = names
     if libraries:
@@ -85,14 +93,11 @@ class _Apt:
                 )
         self.home = home
         lists, archives = home / "apt" / "lists", home / "apt" / "cache"
-        try:
-            (lists / "partial").mkdir(parents=True, exist_ok=True)
-            (archives / "archives" / "partial").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the cache {home}: {error.strerror}; set LLASA_JAX_CACHE"
-            ) from error
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        (archives / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         self.options = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={archives}"]
+        # Containers turn apt's index off; without it every question takes a second.
+        self.options += ["-oDir::Cache::pkgcache=pkgcache.bin", "-oDir::Cache::srcpkgcache="]
         self.options += ["-oAcquire::Retries=3", "-oAPT::Sandbox::User=root"]
         if not any(lists.glob("*Packages*")):
             self.update()
@@ -110,6 +115,7 @@ class _Apt:
     def update(self) -> None:
         # The exit status also tells of other people's broken sources: what counts is whether
         # the packages are found afterwards.
+        log("Reading the lists of Debian packages")
         self.run("apt-get", "update")
 
     def show(self, name: str) -> dict[str, str]:

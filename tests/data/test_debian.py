@@ -111,6 +111,9 @@ def test_no_network_no_tool_no_space_are_one_line(repository, tmp_path, monkeypa
     (repository.folder / "offline").touch()
     with pytest.raises(UserError, match="not found: the network"):
         fetch_packages(["big"], tmp_path / "cache2")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot use the cache.*LLASA_JAX_CACHE"):
+        fetch_packages(["big"], tmp_path / "file")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get is missing.*--corpus DIR"):
         fetch_packages(["big"], tmp_path / "cache")
