@@ -1,0 +1,308 @@
+"""The language model as a plain `LlamaForCausalLM` folder, out and in.
+
+What is written here, transformers and vLLM load as it is; the released Llasa folders have the same
+layout. Rows that only pad the vocabulary are left out, and are added again on the way in.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llasa_jax import nn
+from llasa_jax.config import DecoderConfig, RopeScaling
+from llasa_jax.errors import UserError
+from llasa_jax.interop.bundle import flatten, unflatten
+from llasa_jax.lm.model import Decoder
+from llasa_jax.lm.vocabulary import BEGIN, EOT, HEADER, HEADER_END, SYSTEM, Vocabulary
+
+WEIGHTS = "model.safetensors"
+LARGEST_JSON = 1 << 26  # bytes; an index of a thousand layers has under one
+MAX_POSITIONS = 131072  # as the released models say; rotary positions themselves know no end
+
+# Ours -> (theirs, our axes, their axes), for each layer and for the rest.
+LAYER = {
+    "attention_norm.scale": ("input_layernorm", "D", "D"),
+    "attention.q": ("self_attn.q_proj", "D N H", "(N H) D"),
+    "attention.k": ("self_attn.k_proj", "D N H", "(N H) D"),
+    "attention.v": ("self_attn.v_proj", "D N H", "(N H) D"),
+    "attention.out": ("self_attn.o_proj", "N H D", "D (N H)"),
+    "ffn_norm.scale": ("post_attention_layernorm", "D", "D"),
+    "ffn.gate.kernel": ("mlp.gate_proj", "D F", "F D"),
+    "ffn.up.kernel": ("mlp.up_proj", "D F", "F D"),
+    "ffn.down.kernel": ("mlp.down_proj", "F D", "D F"),
+}
+OUTER = {
+    "embedding": "model.embed_tokens.weight",
+    "norm.scale": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+STACK = "layers.layers."
+
+CHAT_TEMPLATE = (
+    "{{- '" + f"{BEGIN}{HEADER}system{HEADER_END}\n\n{SYSTEM}".replace("\n", r"\n") + "' }}"
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- messages[0]['content'] | trim }}{%- set messages = messages[1:] %}{%- endif %}"
+    "{{- '" + EOT + "' }}"
+    "{%- for message in messages %}"
+    "{{- '" + HEADER + "' + message['role'] + '" + HEADER_END + r"\n\n" + "' }}"
+    "{{- message['content'] | trim + '" + EOT + "' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '" + HEADER + "assistant" + HEADER_END + r"\n\n" + "' }}{%- endif %}"
+)
+
+
+def export_llama(
+    folder: str | Path, config: DecoderConfig, params: dict, vocabulary: Vocabulary
+) -> None:
+    """Writes weights, config, generation config and tokenizer with chat template into `folder`.
+
+    Raises:
+        UserError: if the vocabulary is not the model's, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if vocabulary.size != config.vocab:
+        raise UserError(f"{folder}: the model has {config.vocab} ids, not {vocabulary.size}")
+    flat = flatten(jax.device_get(params))
+    tensors = {}
+    for ours, theirs in OUTER.items():
+        if ours in flat:
+            rows = slice(None) if ours == "norm.scale" else slice(config.vocab)
+            tensors[theirs] = np.asarray(flat[ours])[rows]
+    for ours, (theirs, axes, turned) in LAYER.items():
+        for i, tensor in enumerate(np.asarray(flat[STACK + ours])):
+            name = f"model.layers.{i}.{theirs}.weight"
+            tensors[name] = np.ascontiguousarray(rearrange(tensor, f"{axes} -> {turned}"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        vocabulary.save(folder)
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        _write_json(folder / "generation_config.json", _generation_config(vocabulary))
+        _write_json(folder / "config.json", _model_config(config, vocabulary))
+        save = lambda path: save_file(tensors, path, {"format": "pt"})  # noqa: E731
+        _write(folder / WEIGHTS, save)
+    except OSError as error:
+        raise UserError(f"cannot write the model to {folder}: {error.strerror}") from error
+
+
+def import_llama(folder: str | Path) -> tuple[DecoderConfig, dict]:
+    """Configuration and float32 parameters of a Llasa folder in the Hugging Face layout.
+
+    Raises:
+        UserError: if a file is missing or broken, the architecture is another one, or a tensor is
+            missing, left over, of another shape or not finite; the message names it.
+    """
+    folder = Path(folder)
+    vocabulary = Vocabulary.load(folder)
+    weights = _Weights(folder)
+    config = _read_config(folder, vocabulary, weights)
+    _, template = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
+    flat = {}
+    for ours, leaf in flatten(template).items():
+        if ours in OUTER:
+            shape = (config.vocab, config.dim) if len(leaf.shape) > 1 else leaf.shape
+            padding = [(0, whole - part) for whole, part in zip(leaf.shape, shape, strict=True)]
+            flat[ours] = np.pad(weights.take(OUTER[ours], shape), padding)
+            continue
+        theirs, axes, turned = LAYER[ours.removeprefix(STACK)]
+        sizes = dict(zip(axes.split(), leaf.shape[1:], strict=True))
+        shape = rearrange(np.zeros(leaf.shape[1:], bool), f"{axes} -> {turned}").shape
+        names = [f"model.layers.{i}.{theirs}.weight" for i in range(config.layers)]
+        layers = [weights.take(name, shape) for name in names]
+        flat[ours] = np.stack([rearrange(x, f"{turned} -> {axes}", **sizes) for x in layers])
+    weights.finish()
+    return config, unflatten(template, flat)
+
+
+class _Weights:
+    """The tensors of a folder's safetensors files; each is taken once, and none may be left."""
+
+    def __init__(self, folder: Path):
+        index = folder / f"{WEIGHTS}.index.json"
+        names = {WEIGHTS}
+        if not (folder / WEIGHTS).is_file() and index.is_file():
+            names = set(_read_json(index).get("weight_map", {}).values())
+        self.folder, self.files = folder, {}
+        for name in sorted(names, key=str):
+            if not isinstance(name, str) or Path(name).name != name:
+                raise UserError(f"{index}: file {name!r} lies outside the folder")
+            try:
+                file = safe_open(folder / name, "np")
+                self.files |= dict.fromkeys(file.keys(), file)
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{folder / name}: no readable safetensors ({error})") from error
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor as float32, which must have this shape and be finite."""
+        if name not in self.files:
+            raise UserError(f"{self.folder}: tensor {name} is missing")
+        file = self.files.pop(name)
+        found = tuple(file.get_slice(name).get_shape())
+        if found != tuple(shape):
+            raise UserError(f"{self.folder}: tensor {name} has shape {found}, not {tuple(shape)}")
+        tensor = file.get_tensor(name).astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{self.folder}: tensor {name} holds NaN or infinity")
+        return tensor
+
+    def drop_copy(self, name: str, original: str) -> bool:
+        """Whether two tensors are equal; if they are, `name` counts as taken."""
+        one, two = (
+            self.files[n].get_tensor(n) if n in self.files else None for n in (name, original)
+        )
+        equal = bool(np.array_equal(one, two))
+        if equal:
+            del self.files[name]
+        return equal
+
+    def finish(self) -> None:
+        if self.files:
+            raise UserError(f"{self.folder}: tensor {min(self.files)} has no place in this model")
+
+
+def _read_config(folder: Path, vocabulary: Vocabulary, weights: _Weights) -> DecoderConfig:
+    """`config.json` with the numbers of ids from the tokenizer."""
+    path = folder / "config.json"
+    found = _read_json(path)
+    # Settings that this decoder has no other value for; absent means the value here.
+    fixed = {
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "quantization_config": None,
+        "vocab_size": vocabulary.size,
+    }
+    for key, value in fixed.items():
+        if found.get(key, value) != value:
+            raise UserError(f"{path}: {key} is {found[key]!r}, only {value!r} can be read")
+    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{path}: rope_type {kind!r}, only 'default' and 'llama3' can be read")
+    tied = found.get("tie_word_embeddings", False)
+    if tied and OUTER["head"] in weights.files:
+        # Some releases store the head of a tied model again: a copy is dropped, another one kept.
+        tied = weights.drop_copy(OUTER["head"], OUTER["embedding"])
+    try:
+        heads, dim = found["num_attention_heads"], found["hidden_size"]
+        scaling = None
+        if kind == "llama3":
+            scaling = RopeScaling(
+                factor=float(rope["factor"]),
+                low_freq_factor=float(rope["low_freq_factor"]),
+                high_freq_factor=float(rope["high_freq_factor"]),
+                original_length=int(rope["original_max_position_embeddings"]),
+            )
+        return DecoderConfig(
+            dim=dim,
+            ffn=found["intermediate_size"],
+            layers=found["num_hidden_layers"],
+            heads=heads,
+            kv_heads=found.get("num_key_value_heads") or heads,
+            head_dim=found.get("head_dim") or dim // heads,
+            text_vocab=vocabulary.text_vocab,
+            codes=vocabulary.code_count,
+            rope_theta=float(rope.get("rope_theta", found.get("rope_theta", 10000.0))),
+            rope_scaling=scaling,
+            norm_eps=found["rms_norm_eps"],
+            tied_embeddings=tied,
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: lacks or breaks the setting {error}") from error
+
+
+def _model_config(config: DecoderConfig, vocabulary: Vocabulary) -> dict:
+    values: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "max_position_embeddings": MAX_POSITIONS,
+        "tie_word_embeddings": config.tied_embeddings,
+        "vocab_size": config.vocab,
+        "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
+        "eos_token_id": vocabulary.speech_end,
+        "torch_dtype": "float32",
+    }
+    if config.rope_scaling is not None:
+        values["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": config.rope_scaling.factor,
+            "low_freq_factor": config.rope_scaling.low_freq_factor,
+            "high_freq_factor": config.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": config.rope_scaling.original_length,
+        }
+    return values
+
+
+def _generation_config(vocabulary: Vocabulary) -> dict:
+    """The sampler of the model cards; `generate` stops at the end of speech."""
+    return {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 50,
+        "top_p": 1.0,
+        "max_length": 2048,
+        "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
+        "eos_token_id": vocabulary.speech_end,
+        "pad_token_id": vocabulary.tokenizer.token_to_id(EOT),
+    }
+
+
+def _tokenizer_config() -> dict:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BEGIN,
+        "eos_token": EOT,
+        "pad_token": EOT,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": MAX_POSITIONS,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"{path}: not found, expected a model in the Hugging Face layout")
+    if path.stat().st_size > LARGEST_JSON:
+        raise UserError(f"{path}: is over {LARGEST_JSON >> 20} MiB, no model has so long a file")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: no readable JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no settings by name")
+    return found
+
+
+def _write_json(path: Path, values: dict) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

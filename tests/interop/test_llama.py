@@ -1,0 +1,262 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from llasa_jax import nn
+from llasa_jax.config import DecoderConfig, RopeScaling
+from llasa_jax.errors import UserError
+from llasa_jax.interop.llama import export_llama, import_llama
+from llasa_jax.lm.model import Decoder
+from llasa_jax.lm.vocabulary import BEGIN, END_OF_TEXT, EOT, HEADER, HEADER_END, Vocabulary
+from llasa_jax.lm.vocabulary import nano_vocabulary as nano
+
+SMALL = DecoderConfig(
+    dim=32, ffn=48, layers=3, heads=4, kv_heads=2, head_dim=16, text_vocab=267, codes=30
+)
+FILES = ("model.safetensors", "config.json", "generation_config.json")
+FILES += ("tokenizer.json", "tokenizer_config.json")
+
+
+def random_params(config, seed=0):
+    """Random weights of every kind, norms too, with sharp attention and logits of size one."""
+    _, template = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
+    leaves, tree = jax.tree.flatten_with_path(template)
+    numbers = np.random.default_rng(seed)
+    made = []
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path)
+        values = numbers.standard_normal(leaf.shape, np.float32)
+        if "scale" in name:
+            values = 1 + 0.3 * values
+        elif "embedding" in name or "head" in name:
+            values = values * config.dim**-0.5
+        else:
+            fan_in = config.dim if "out" not in name else config.heads * config.head_dim
+            values = values * (config.ffn if "down" in name else fan_in) ** -0.5
+            values = values * 2 if "'q'" in name or "'k'" in name else values
+        made.append(values)
+    return jax.tree.unflatten(tree, made)
+
+
+def exported(folder, config=SMALL, params=None):
+    params = random_params(config) if params is None else params
+    export_llama(folder, config, params, nano(config.codes))
+    return params
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scaling", [None, RopeScaling(factor=8.0)])
+def test_out_and_in_and_out_gives_equal_bytes(tmp_path, tied, scaling):
+    config = dataclasses.replace(SMALL, tied_embeddings=tied, rope_scaling=scaling)
+    params = exported(tmp_path / "one", config)
+    again, imported = import_llama(tmp_path / "one")
+    assert again == config
+    assert not imported["embedding"][config.vocab :].any()
+    params["embedding"][config.vocab :] = 0
+    if not tied:
+        params["head"][config.vocab :] = 0
+    jax.tree.map(np.testing.assert_array_equal, imported, params)
+    export_llama(tmp_path / "two", again, imported, Vocabulary.load(tmp_path / "one"))
+    for name in FILES:
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two, name
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_padded_rows_never_go_out(tmp_path):
+    exported(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["model.embed_tokens.weight"].shape == (SMALL.vocab, SMALL.dim)
+    assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == SMALL.vocab
+    assert "lm_head.weight" not in tensors and len(tensors) == 2 + 9 * SMALL.layers
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.pop(UP), f"{UP} is missing"),
+        (lambda t: t.update(extra=np.ones(2)), "extra has no place"),
+        (lambda t: t.update({UP: np.ones((48, 31), np.float32)}), rf"{UP} has shape \(48, 31\)"),
+        (lambda t: t[UP].__setitem__((3, 4), np.nan), f"{UP} holds NaN"),
+    ],
+)
+def test_wrong_tensors_are_named(tmp_path, change, message):
+    exported(tmp_path)
+    change_tensors(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        import_llama(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
+        ({"vocab_size": 9}, "vocab_size is 9"),
+        ({"hidden_size": "wide"}, "config.json"),
+        ({"num_key_value_heads": 3}, "kv_heads"),
+    ],
+)
+def test_other_architectures_are_refused(tmp_path, values, message):
+    exported(tmp_path)
+    change_config(tmp_path, **values)
+    with pytest.raises(UserError, match=message):
+        import_llama(tmp_path)
+
+
+def test_broken_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json: not found"):
+        import_llama(tmp_path)
+    exported(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="no readable safetensors"):
+        import_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
+    with pytest.raises(UserError, match="outside the folder"):
+        import_llama(tmp_path)
+    (tmp_path / "config.json").write_text("[")
+    index.write_text("{}")
+    with pytest.raises(UserError, match="no readable JSON"):
+        import_llama(tmp_path)
+
+
+def test_several_files_by_an_index(tmp_path):
+    params = exported(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for part in set(names.values()):
+        save_file({n: t for n, t in tensors.items() if names[n] == part}, tmp_path / part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    _, imported = import_llama(tmp_path)
+    np.testing.assert_array_equal(imported["norm"]["scale"], params["norm"]["scale"])
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_stored_head_of_a_tied_model(tmp_path, equal):
+    exported(tmp_path)
+    table = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
+    head = table if equal else table + 1
+    change_tensors(tmp_path, lambda t: t.update({"lm_head.weight": head.copy()}))
+    config, params = import_llama(tmp_path)
+    assert config.tied_embeddings == equal == ("head" not in params)
+
+
+def llama_3_tokenizer(texts):
+    """A small byte-pair tokenizer with the rules and special tokens of Llama 3."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([BEGIN, END_OF_TEXT, HEADER, HEADER_END, EOT])
+    return tokenizer
+
+
+def sentences(count):
+    numbers = np.random.default_rng(0)
+    words = (
+        "the a Voice speaks, slowly. don't 1999 héllo ñandú — 'we'll' U.S. (sic) 中文 ok!".split()
+    )
+    return [" ".join(numbers.choice(words, numbers.integers(1, 20))) for _ in range(count)]
+
+
+@pytest.mark.parity
+def test_template_is_that_of_the_chat_template(tmp_path):
+    from transformers import AutoTokenizer
+
+    texts = sentences(200)
+    vocabulary = Vocabulary.extend(llama_3_tokenizer(texts), 50)
+    config = dataclasses.replace(SMALL, text_vocab=vocabulary.text_vocab, codes=50)
+    export_llama(tmp_path, config, random_params(config), vocabulary)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in texts:
+        tagged = f"<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
+        chat = [
+            {"role": "user", "content": "Convert the text to speech:" + tagged},
+            {"role": "assistant", "content": "<|SPEECH_GENERATION_START|><|s_7|><|s_49|>"},
+        ]
+        ids = theirs.apply_chat_template(chat, continue_final_message=True, return_dict=False)
+        assert ids == vocabulary.prompt(text, [7, 49]).tolist()
+        chat[1]["content"] += "<|SPEECH_GENERATION_END|>"
+        ids = theirs.apply_chat_template(chat, return_dict=False)
+        assert ids == vocabulary.example(text, [7, 49])[0].tolist()
+
+
+NANO = DecoderConfig(text_vocab=267, codes=4096)
+ONE_B = DecoderConfig(
+    dim=2048, ffn=8192, layers=2, heads=32, kv_heads=8, head_dim=64, text_vocab=267, codes=1024
+)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "config",
+    [
+        dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=32.0)),
+        dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=8.0), tied_embeddings=False),
+        NANO,
+        dataclasses.replace(ONE_B, rope_scaling=RopeScaling(factor=32.0)),
+    ],
+    ids=["nano", "nano-untied", "nano-unscaled", "1b-2-layers"],
+)
+def test_logits_are_those_of_transformers(tmp_path, config):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    params = exported(tmp_path, config)
+    ids = np.random.default_rng(1).integers(0, config.vocab, (1, 2048))
+    model, report = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+
+    @jax.jit
+    def logits(params, ids, positions, config=config):
+        graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
+        decoder = nn.merge(graphdef, params)
+        return decoder.logits(decoder.hidden(ids, positions), 0, config.vocab)
+
+    positions = jnp.arange(2048)[None]
+    found = np.asarray(logits(params, ids, positions))
+    assert 0.5 < expected.std() < 5
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    if config.rope_scaling is not None:
+        plain = dataclasses.replace(config, rope_scaling=None)
+        unscaled = jax.jit(lambda p, i, s: logits.__wrapped__(p, i, s, plain))
+        assert np.abs(np.asarray(unscaled(params, ids, positions)) - expected).max() > 0.1
