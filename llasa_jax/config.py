@@ -34,7 +34,8 @@ class TransformerConfig:
     heads: int = 4
 
     def __post_init__(self):
-        require(min(self.dim, self.ffn, self.heads) > 0, "transformer: sizes must be positive")
+        sizes = (self.dim, self.ffn, self.layers, self.heads)
+        require(min(sizes) > 0, "transformer: sizes must be positive")
         require(self.dim % self.heads == 0, f"transformer: dim {self.dim} over {self.heads} heads")
 
 
@@ -55,8 +56,11 @@ class CodecConfig:
     scan_layers: bool = True
 
     def __post_init__(self):
-        require(len(self.levels) > 0 and min(self.levels) >= 2, "codec.levels: at least 2 each")
+        # Of two levels, X-Codec2's double bound would reach only one.
+        require(len(self.levels) > 0 and min(self.levels) >= 3, "codec.levels: at least 3 each")
         require(self.codebook_size <= 1 << 20, "codec.levels: over 2^20 codes")
+        sizes = (self.sample_rate, self.hop, self.mel_bins, self.norm_groups)
+        require(min(sizes) > 0, "codec: rate, hop, bins and groups must be positive")
         require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             ok = part.dim % self.norm_groups == 0
@@ -111,7 +115,8 @@ class DecoderConfig:
     scan_layers: bool = True
 
     def __post_init__(self):
-        sizes = (self.dim, self.ffn, self.heads, self.kv_heads, self.head_dim, self.codes)
+        sizes = (self.dim, self.ffn, self.layers, self.heads, self.kv_heads, self.head_dim)
+        sizes += (self.text_vocab, self.codes, self.vocab_multiple)
         require(min(sizes) > 0, "lm: sizes must be positive")
         ok = self.heads % self.kv_heads == 0
         require(ok, f"lm.kv_heads: {self.heads} heads do not divide by {self.kv_heads}")
@@ -210,6 +215,12 @@ class CodecRun:
     crop_seconds: float = 2.0
     recorded_share: float = 0.4
     spread_weight: float = 1.0
+
+    def __post_init__(self):
+        samples, hop = round(self.crop_seconds * self.codec.sample_rate), self.codec.hop
+        whole = samples > 0 and samples % hop == 0
+        require(whole, f"crop_seconds: {self.crop_seconds} s is no whole number of {hop} samples")
+        require(0 <= self.recorded_share <= 1, "recorded_share: a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -337,7 +348,7 @@ def override(config: Any, assignments: list[str]) -> Any:
         require(last in node, f"--set {path}: unknown setting, known: {', '.join(node)}")
         try:
             node[last] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             node[last] = text
     return from_dict(type(config), values)
 
@@ -353,7 +364,7 @@ def load_config(name: str, kind: type, assignments: list[str] | None = None) -> 
     """The named run's configuration: `name` is a file, or a name in `configs/`.
 
     Raises:
-        UserError: if there is none of that name, or it configures another kind of run.
+        UserError: if there is none of that name, it fails, or it configures another kind of run.
     """
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
@@ -363,8 +374,13 @@ def load_config(name: str, kind: type, assignments: list[str] | None = None) -> 
         raise UserError(f"config {name}: not found, give a file or one of: {names}")
     spec = importlib.util.spec_from_file_location(f"llasa_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # the file is code: anything may go wrong in it
+        raise UserError(f"config {path}: {type(error).__name__}: {error}") from error
     ok = isinstance(config, kind)
     require(ok, f"config {path}: is a {type(config).__name__}, this command takes {kind.__name__}")
     return override(config, assignments or [])
