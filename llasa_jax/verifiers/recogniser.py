@@ -152,16 +152,21 @@ def recogniser_definition(config: RecogniserConfig) -> nnx.GraphDef:
 
 
 class BatchRecogniser:
-    """Greedy transcripts of lists of waves of any lengths, each as it would be alone."""
+    """Greedy transcripts of lists of waves of any lengths, each as it would be alone.
 
-    def __init__(self, config: RecogniserConfig, params: dict, batch: int = 16):
+    `name` is what it is called when it judges.
+    """
+
+    def __init__(
+        self, config: RecogniserConfig, params: dict, *, name: str = "recogniser", batch: int = 16
+    ):
         graphdef = recogniser_definition(config)
 
         def best(params: dict, waves: jax.Array, lengths: jax.Array) -> jax.Array:
             logits, mask = merge(graphdef, params)(waves, lengths)
             return jnp.where(mask > 0, logits.argmax(-1), 0)
 
-        self.config, self.params, self.batch = config, params, batch
+        self.config, self.params, self.name, self.batch = config, params, name, batch
         self._best = jax.jit(best)
 
     def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
