@@ -12,7 +12,7 @@ from llasa_jax.config import (
 def get_config() -> CodecRun:
     return CodecRun(
         codec=CodecConfig(
-            levels=(4,) * 6,
+            levels=(4,) * 7,
             encoder=TransformerConfig(dim=192, ffn=768, layers=2, heads=4),
             decoder=TransformerConfig(dim=256, ffn=1024, layers=3, heads=4),
             scan_layers=False,
@@ -27,5 +27,6 @@ def get_config() -> CodecRun:
             save_every=250,
         ),
         crop_seconds=1.28,
-        recorded_share=0.4,
+        recorded_share=0.5,
+        mel_floor=1e-3,
     )

@@ -13,7 +13,7 @@ def get_config() -> DecoderRun:
             kv_heads=2,
             head_dim=48,
             text_vocab=267,
-            codes=4**6,
+            codes=4**7,
             scan_layers=False,
         ),
         train=TrainConfig(
@@ -24,4 +24,5 @@ def get_config() -> DecoderRun:
             save_every=200,
         ),
         row=512,
+        loss_chunk=32,
     )

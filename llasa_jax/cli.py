@@ -100,7 +100,7 @@ def _say(commands) -> None:
 
 
 def _run_say(options) -> None:
-    from llasa_jax.recipes.say import say
+    from llasa_jax.recipes.voice import say
 
     record = say(
         options.text,

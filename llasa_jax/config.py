@@ -215,6 +215,7 @@ class CodecRun:
     crop_seconds: float = 2.0
     recorded_share: float = 0.4
     spread_weight: float = 1.0
+    mel_floor: float = 1e-5
 
     def __post_init__(self):
         samples, hop = round(self.crop_seconds * self.codec.sample_rate), self.codec.hop

@@ -11,17 +11,19 @@ from llasa_jax.audio.spectral import log_mel
 MEL_RESOLUTIONS = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
 
 
-def mel_loss(wave: jax.Array, target: jax.Array, rate: int) -> jax.Array:
+def mel_loss(wave: jax.Array, target: jax.Array, rate: int, floor: float = 1e-5) -> jax.Array:
     """Sum over seven resolutions of the mean L1 distance of log10 mel magnitudes.
 
     Args:
         wave, target: float32 [B, samples].
+        floor: magnitudes below it count as it. X-Codec2 has 1e-5; a short training does better not
+            to look 100 dB below the loudest sound.
 
     Descript audio codec's multi-scale mel loss (Kumar et al. 2023), as X-Codec2 trains with it.
     """
     total = jnp.zeros(())
     for window, bins in MEL_RESOLUTIONS:
-        mel = partial(log_mel, rate=rate, window=window, hop=window // 4, bins=bins)
+        mel = partial(log_mel, rate=rate, window=window, hop=window // 4, bins=bins, floor=floor)
         total += jnp.mean(jnp.abs(mel(wave) - mel(target))) / jnp.log(10.0)
     return total
 

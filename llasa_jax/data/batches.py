@@ -6,6 +6,7 @@ here a step draws all its items at once.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import grain
@@ -37,13 +38,15 @@ def crops(
 ) -> grain.MapDataset:
     """Random crops: {"wave": float32 [B, samples]}, shorter waves padded with zeros on the right.
 
-    Every second of speech is as likely as any other (a wave shorter than a crop counts as one).
+    Within a kind and language, every second of speech is as likely as any other (a wave shorter
+    than a crop counts as one).
 
     Args:
         indices: the waves of `store` to draw from.
         seconds: length of a crop.
-        shares: share of the crops for each kind ("recorded", "synthetic"); kinds that `indices`
-            lacks give their share to the others. None draws by seconds alone.
+        shares: share of the crops for each kind ("recorded", "synthetic"), within which all
+            languages are drawn alike; kinds that `indices` lacks give their share to the others.
+            None draws by seconds alone.
 
     Raises:
         UserError: if nothing is left to draw from.
@@ -51,8 +54,12 @@ def crops(
     size = round(seconds * store.rate)
     weight = _seconds_weight(store, indices, size)
     if shares is not None:
-        kinds = np.array([store.utterances[i].kind for i in indices])
-        weight = _share_out(weight, kinds, {str(k): shares.get(str(k), 0.0) for k in set(kinds)})
+        chosen = [store.utterances[i] for i in indices]
+        group = np.array([f"{one.kind} {one.language}" for one in chosen])
+        groups = sorted({(f"{one.kind} {one.language}", one.kind) for one in chosen})
+        languages = Counter(kind for _, kind in groups)
+        each = {name: shares.get(kind, 0.0) / languages[kind] for name, kind in groups}
+        weight = _share_out(weight, group, each)
     draw = _crop_drawer(store, indices, weight, size, batch, seed)
     return by_step(lambda step: {"wave": draw(step)[1]})
 
@@ -155,8 +162,8 @@ def transcribed(
     """Waves with their characters, each epoch shuffled anew.
 
     {"wave": float32 [B, samples], "length": int32 [B], "labels": int32 [B, L]}: label 0 is
-    padding. A batch holds waves of one bucket of lengths, and every bucket comes early and evenly,
-    so that all programs are compiled within the first steps.
+    padding. A batch holds waves of one bucket of lengths. Each bucket comes at once and then evenly,
+    so that every program is compiled in the first steps and any few steps cost as any others.
 
     Args:
         indices: the waves of `store`; those that are not `transcribable` are left out.
@@ -175,7 +182,7 @@ def transcribed(
     members = [np.flatnonzero(of == b) for b in range(len(sizes))]
     widths = [-(-max(len(labels[i]) for i in m) // 16) * 16 for m in members]
     counts = [-(-len(m) // batch) for m in members]
-    plan = sorted((((k + 0.5) / n, b, k) for b, n in enumerate(counts) for k in range(n)))
+    plan = sorted((k / n, b, k) for b, n in enumerate(counts) for k in range(n))
 
     def build(step: int) -> Batch:
         epoch, place = divmod(step, len(plan))

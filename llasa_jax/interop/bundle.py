@@ -28,17 +28,18 @@ def save_part(folder: Path, name: str, config: Any, params: dict, about: dict | 
         config: the part's configuration, a dataclass of `llasa_jax.config`.
         about: anything JSON-able to keep with it (speaker embeddings' names, training figures).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     metadata = {"kind": type(config).__name__, "config": json.dumps(to_dict(config))}
     metadata["about"] = json.dumps(about or {}, sort_keys=True)
     temporary = folder / f".{name}.tmp"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(flatten(jax.device_get(params)), temporary, metadata)
         os.replace(temporary, folder / f"{name}.safetensors")
-    except OSError as error:
-        raise UserError(f"cannot write {folder / name}.safetensors: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {folder / name}.safetensors: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if folder.is_dir():
+            temporary.unlink(missing_ok=True)
     return part_hash(folder, name)
 
 

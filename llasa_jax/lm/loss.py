@@ -4,6 +4,7 @@ Both return a sum and a weight, not a mean, so that microbatches and devices wit
 of speech tokens add up to the same loss as one large batch.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -50,30 +51,63 @@ def chunked_cross_entropy(
 ) -> Loss:
     """`cross_entropy` of hidden x table, holding the logits of `chunk` positions a row at a time.
 
-    The logits of a chunk are computed again on the way back. The table is cast to the dtype of
-    `hidden` inside the chunk, so that its gradient adds up in the table's own float32.
+    Its gradient is made with its value, in one pass: softmax minus one-hot stands in the logits'
+    place, so that they are neither kept nor computed twice. The table's gradient adds up in
+    float32.
 
     Args:
         hidden: [B, S, D].
         table: head rows [V padded, D].
-        targets, weights: [B, S].
+        targets, weights: [B, S]; there is no gradient for the weights.
         vocab: number of ids; the rows after them are padding.
         chunk: positions a row at once.
     """
+    return Loss(*_chunked(hidden, table, targets, weights.astype(jnp.float32), vocab, chunk))
 
-    @jax.checkpoint
-    def step(loss: Loss, piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Loss, None]:
+
+def _pieces(x: jax.Array, chunk: int) -> jax.Array:
+    """[B, S, ...] -> [S / chunk, B, chunk, ...], padded with zeros."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % chunk)) + ((0, 0),) * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _chunked(hidden, table, targets, weights, vocab, chunk):  # noqa: ANN001, ANN202
+    def step(total: jax.Array, piece: tuple) -> tuple[jax.Array, None]:
         states, targets, weights = piece
-        part = cross_entropy(head_logits(states, table, vocab), targets, weights)
-        return Loss(*(a + b for a, b in zip(loss, part, strict=True))), None
+        return total + cross_entropy(head_logits(states, table, vocab), targets, weights)[0], None
 
-    length = hidden.shape[1]
-    padding = -length % chunk
+    pieces = tuple(_pieces(x, chunk) for x in (hidden, targets, weights))
+    return jax.lax.scan(step, jnp.zeros(()), pieces)[0], jnp.sum(weights)
 
-    def pieces(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        x = x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0)
 
-    zero = Loss(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-    return jax.lax.scan(step, zero, (pieces(hidden), pieces(targets), pieces(weights)))[0]
+def _chunked_forward(hidden, table, targets, weights, vocab, chunk):  # noqa: ANN001, ANN202
+    cast = table.astype(hidden.dtype)
+
+    def step(carry: tuple, piece: tuple) -> tuple[tuple, jax.Array]:
+        total, table_gradient = carry
+        states, targets, weights = piece
+        logits = head_logits(states, cast, vocab)
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        one_hot = jnp.arange(logits.shape[-1]) == targets[..., None]
+        slope = (jnp.exp(logits - log_sum[..., None]) - one_hot) * weights[..., None]
+        slope = slope.astype(hidden.dtype)
+        dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
+        table_gradient = table_gradient + dot("BSV,BSD->VD", slope, states)
+        states_gradient = dot("BSV,VD->BSD", slope, cast).astype(hidden.dtype)
+        return (total + jnp.sum((log_sum - chosen) * weights), table_gradient), states_gradient
+
+    start = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)
+    pieces = tuple(_pieces(x, chunk) for x in (hidden, targets, weights))
+    (total, table_gradient), gradients = jax.lax.scan(step, start, pieces)
+    gradients = jnp.moveaxis(gradients, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])
+    gradients = gradients[:, : hidden.shape[1]]
+    return (total, jnp.sum(weights)), (gradients, table_gradient.astype(table.dtype))
+
+
+def _chunked_backward(vocab, chunk, gradients, cotangents):  # noqa: ANN001, ANN202
+    return *((g * cotangents[0]).astype(g.dtype) for g in gradients), None, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)

@@ -5,20 +5,17 @@ where it stopped.
 """
 
 import json
-import os
-import platform
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llasa_jax import __version__
 from llasa_jax.config import CodecRun, DecoderRun, RecogniserRun, SpeakerRun, load_config
 from llasa_jax.console import log
-from llasa_jax.data.corpora import named_corpus
 from llasa_jax.data.codes import read_codes
+from llasa_jax.data.corpora import named_corpus
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
@@ -169,24 +166,18 @@ def train_recognisers(run: Quickstart) -> dict:
     The judge is of another architecture and learns from the other half of the recordings.
     """
     store = run.store()
-    train = run.spoken(store, "train")
-    config = run.config("recogniser", RecogniserRun)
-    part = dict(seed=run.seed, valid=run.spoken(store, "valid"))
+    train, valid = run.spoken(store, "train"), run.spoken(store, "valid")
+
+    def fitted(name: str, model: Path, train: list[int]) -> dict:
+        config, budget = run.config(name, RecogniserRun), run.budget(name)
+        part = {"train": train, "valid": valid, "seed": run.seed, "budget": budget}
+        return stages.train_recogniser(config, store, run.out / name, model, name, **part)
+
     if run.english:
-        return {"content": stages.train_recogniser(
-            config, store, train, run.out / "recogniser", run.model, "recogniser",
-            budget=run.budget("recogniser"), **part,
-        )}
-    judge = run.config("judge", RecogniserRun)
+        return {"content": fitted("recogniser", run.model, train)}
     return {
-        "content": stages.train_recogniser(
-            config, store, train[::2], run.out / "recogniser", run.model, "recogniser",
-            budget=run.budget("recogniser"), **part,
-        ),
-        "judge": stages.train_recogniser(
-            judge, store, train[1::2], run.out / "judge", run.out / "judge", "judge",
-            budget=run.budget("judge"), **part,
-        ),
+        "content": fitted("recogniser", run.model, train[::2]),
+        "judge": fitted("judge", run.out / "judge", train[1::2]),
     }
 
 
@@ -202,7 +193,11 @@ def train_speaker(run: Quickstart) -> dict:
 def train_codec(run: Quickstart) -> dict:
     config = run.config("codec", CodecRun)
     fitted = stages.train_codec(
-        config, run.store(), run.out / "codec", run.model, seed=run.seed,
+        config,
+        run.store(),
+        run.out / "codec",
+        run.model,
+        seed=run.seed,
         budget=run.budget("codec"),
     )
     return measure.describe_training(fitted) | {"bits_per_second": bits_per_second(config)}
@@ -210,8 +205,6 @@ def train_codec(run: Quickstart) -> dict:
 
 def bits_per_second(config: CodecRun) -> float:
     """Of the code stream, as if every code took log2(codebook) bits."""
-    import math
-
     return math.log2(config.codec.codebook_size) * config.codec.frame_rate
 
 
@@ -225,6 +218,8 @@ def make_tokens(run: Quickstart) -> dict:
     shards = stages.prepare_tokens(encoded, run.model, folder, row)
     manifest = shards["train"].manifest
     names = ("rows", "examples", "ids", "learned", "used", "rejects")
+    speakers = sorted({e.utterance.speaker for e in encoded})
+    stages.write_json(run.model / "voice.json", {"speakers": speakers})
     return {name: manifest[name] for name in names}
 
 

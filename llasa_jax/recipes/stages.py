@@ -177,12 +177,12 @@ def write_json(path: Path, value: dict) -> None:
 def train_recogniser(
     run: RecogniserRun,
     store: WaveStore,
-    train: list[int],
-    valid: list[int],
     folder: Path,
     model: Path,
     name: str,
     *,
+    train: list[int],
+    valid: list[int],
     seed: int,
     budget: float | None = None,
 ) -> dict:
@@ -196,9 +196,7 @@ def train_recogniser(
     batches = transcribed(store, train, run.train.batch, run.max_seconds, alphabet, seed)
     validate = recogniser_validation(run, store, valid[:VALID_UTTERANCES])
     objective = recogniser_objective(run)
-    fitted = fit(
-        objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget
-    )
+    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
     last = fitted.curve[-1]
     found = {"cer": last["valid_cer"], "wer": last["valid_wer"], "steps": fitted.steps}
     save_part(model, name, config, fitted.params, found)
@@ -206,9 +204,7 @@ def train_recogniser(
 
 
 def load_recogniser(model: Path, name: str) -> tuple[RecogniserConfig, dict]:
-    config, params, _ = load_part(
-        model, name, RecogniserConfig, lambda c, r: Recogniser(c, rngs=r)
-    )
+    config, params, _ = load_part(model, name, RecogniserConfig, lambda c, r: Recogniser(c, rngs=r))
     return config, params
 
 
@@ -231,9 +227,7 @@ def train_speaker(
     batches = speaker_crops(store, train, run.crop_seconds, run.train.batch, seed, speakers)
     validate = speaker_validation(run, store, valid, speakers)
     objective = speaker_objective(run, speakers)
-    fitted = fit(
-        objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget
-    )
+    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
     encoder = fitted.params["encoder"]
     verifier = speaker_verifier(run.speaker, encoder)
     voices = {}

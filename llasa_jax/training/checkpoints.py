@@ -33,7 +33,7 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0][:200]
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             place = f"checkpoint {self.folder}/{step}"
             raise UserError(
                 f"{place}: cannot be restored ({reason}); delete {self.folder} to start again"

@@ -27,7 +27,8 @@ def codec_objective(run: CodecRun) -> Objective:
         mask = jnp.ones(frames.shape[:2])
         model = nn.merge(graphdef, params)
         latents = model.latents(wave, mask)
-        mel = mel_loss(model.rebuild(latents, mask), wave, codec.sample_rate)
+        rebuilt = model.rebuild(latents, mask)
+        mel = mel_loss(rebuilt, wave, codec.sample_rate, run.mel_floor)
         spread = spread_loss(latents, jnp.abs(frames).max(-1) > SILENCE)
         return mel + run.spread_weight * spread, {"mel": mel, "spread": spread}
 

@@ -75,6 +75,7 @@ def fit(
     else:
         state = jax.jit(make_state)(init_key)
     step_fn = jax.jit(partial(train_step, objective.loss, optimizer, config), donate_argnums=0)
+    kept = "ema" if config.ema else "params"  # what is validated and returned
     curve = _Curve(folder / "curve.csv", start)
     reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     feed = iter(batches[start : plan.steps].to_iter_dataset(reading)) if start < plan.steps else ()
@@ -88,28 +89,30 @@ def fit(
                 step += 1
                 progress.advance()
                 pending.append((step, metrics))
-                if budget and not plan.decided and step in (WARM_STEPS, 2 * WARM_STEPS):
+                made = step - start
+                if budget and not plan.decided and made in (WARM_STEPS, 2 * WARM_STEPS):
                     jax.block_until_ready(state)
                     clock.append(time.monotonic())
-                    if step == 2 * WARM_STEPS:
+                    if made == 2 * WARM_STEPS:
                         plan.decide(step, budget - (clock[2] - clock[0]), clock[2] - clock[1])
                         progress.total = plan.steps
                 last = step == plan.steps
-                if last or step % config.log_every == 0:
+                saving = last or step % config.save_every == 0
+                validating = validate and (last or step % config.valid_every == 0)
+                # A saved step ends its row, so that a resumed run writes the same rows.
+                if saving or validating or step % config.log_every == 0:
                     row = _mean_row(objective.name, pending)
                     pending = []
-                    if validate and (last or step % config.valid_every == 0):
-                        row |= {
-                            f"valid_{k}": float(v) for k, v in validate(state["params"]).items()
-                        }
+                    if validating:
+                        found = validate(state[kept])
+                        row |= {f"valid_{k}": float(v) for k, v in found.items()}
                     curve.write(row)
                     progress.advance(0, **{k: v for k, v in row.items() if k != "step"})
-                if last or step % config.save_every == 0:
+                if saving:
                     checkpoints.save(step, state)
     finally:
         checkpoints.close()
-    params = state["ema"] if config.ema else state["params"]
-    return Fitted(params, curve.rows, plan.steps)
+    return Fitted(state[kept], curve.rows, plan.steps)
 
 
 def train_step(
@@ -163,7 +166,7 @@ def _mean_row(name: str, pending: list[tuple[int, dict]]) -> dict:
             "lower train.optimizer.peak"
         )
     row = {key: float(sum(m[key] for m in kept) / len(kept)) for key in kept[0]}
-    row["skipped"] = len(fetched) - len(kept)
+    row["skipped"] = float(len(fetched) - len(kept))
     return {"step": pending[-1][0]} | row
 
 
@@ -178,7 +181,10 @@ class _Plan:
         path = folder / "plan.json"
         wanted = {"config": config_hash(config), "seed": seed}
         if path.is_file():
-            values = json.loads(path.read_text())
+            try:
+                values = json.loads(path.read_text())
+            except ValueError:
+                values = {}  # a broken plan is nobody's
             if {k: values.get(k) for k in wanted} != wanted:
                 raise UserError(
                     f"{folder}: holds a run with other settings or seed; give another folder"

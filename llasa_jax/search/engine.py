@@ -1,0 +1,87 @@
+"""Text in, scored takes out: sampler, codec and verifiers put together, with no files."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.config import GuardConfig
+from llasa_jax.lm.vocabulary import Vocabulary
+from llasa_jax.search.guards import code_bounds, judge_take
+from llasa_jax.search.sampler import Sampler, Take
+from llasa_jax.search.strategies import Pool
+from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
+
+SCORED_SECONDS = 0.64  # waves are padded to multiples of this before they are scored
+
+
+class Engine:
+    """Draws, decodes and scores takes.
+
+    Args:
+        verifiers: what scores the takes; `references` of a call gives each one its target.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        vocabulary: Vocabulary,
+        codec: BatchCodec,
+        verifiers: Sequence[Verifier],
+        guards: GuardConfig,
+    ):
+        self.sampler, self.vocabulary, self.codec = sampler, vocabulary, codec
+        self.verifiers, self.guards = list(verifiers), guards
+
+    @property
+    def rate(self) -> int:
+        return self.codec.config.sample_rate
+
+    def pools(
+        self,
+        texts: Sequence[str],
+        references: Sequence[Sequence[np.ndarray]],
+        *,
+        candidates: int,
+        seed: int,
+    ) -> tuple[list[Pool], float]:
+        """A pool of takes for each text, and the seconds that it took.
+
+        Args:
+            references: for each text, what each verifier compares with (`Verifier.reference`).
+        """
+        start = time.monotonic()
+        bounds = [code_bounds(text, self.guards) for text in texts]
+        drawn = self.sampler(
+            [self.vocabulary.prompt(text) for text in texts],
+            candidates=candidates,
+            min_codes=[low for low, _ in bounds],
+            max_codes=[high for _, high in bounds],
+            seed=seed,
+        )
+        waves = iter(self.codec.decode([take.codes for takes in drawn for take in takes]))
+        pools = []
+        for text, takes, targets in zip(texts, drawn, references, strict=True):
+            sounds = [next(waves) for _ in takes]
+            statuses = [
+                judge_take(text, take, wave, self.rate, self.guards)
+                for take, wave in zip(takes, sounds, strict=True)
+            ]
+            pools.append(Pool(text, takes, sounds, statuses, self._score(takes, sounds, targets)))
+        return pools, time.monotonic() - start
+
+    def _score(
+        self, takes: Sequence[Take], waves: Sequence[np.ndarray], targets: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Scores of one text's takes, from one compiled call."""
+        unit = round(SCORED_SECONDS * self.rate)
+        size = -(-max(map(len, waves)) // unit) * unit
+        padded = np.zeros((len(waves), size), np.float32)
+        codes = np.zeros((len(waves), size // self.codec.config.hop), np.int32)
+        for row, (take, wave) in enumerate(zip(takes, waves, strict=True)):
+            padded[row, : len(wave)] = wave
+            codes[row, : len(take.codes)] = take.codes
+        lengths = np.array([len(wave) for wave in waves], np.int32)
+        scores = score_all(self.verifiers, Candidates(codes, padded, lengths), targets)
+        return {name: np.asarray(values) for name, values in scores.items()}
