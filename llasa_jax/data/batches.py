@@ -162,8 +162,8 @@ def transcribed(
     """Waves with their characters, each epoch shuffled anew.
 
     {"wave": float32 [B, samples], "length": int32 [B], "labels": int32 [B, L]}: label 0 is
-    padding. A batch holds waves of one bucket of lengths. Each bucket comes at once and then evenly,
-    so that every program is compiled in the first steps and any few steps cost as any others.
+    padding. A batch holds waves of one bucket of lengths. Each bucket comes at once and then
+    evenly, so that every program is compiled in the first steps and any few cost as any others.
 
     Args:
         indices: the waves of `store`; those that are not `transcribable` are left out.
