@@ -1,0 +1,56 @@
+"""A codec of a few thousand random parameters that uses its whole small codebook."""
+
+import jax
+import numpy as np
+import pytest
+
+from llasa_jax import nn
+from llasa_jax.codec.model import Codec
+from llasa_jax.config import CodecConfig, TransformerConfig
+
+TINY = CodecConfig(
+    sample_rate=1600,
+    hop=32,
+    levels=(4, 3, 5),
+    mel_bins=8,
+    encoder=TransformerConfig(dim=16, ffn=24, layers=2, heads=2),
+    decoder=TransformerConfig(dim=8, ffn=24, layers=2, heads=2),
+    norm_groups=4,
+)
+
+
+def random_params(config, seed=0):
+    """Kernels of variance 1 / fan-in, scales about 1, biases about 0: nothing is trivial."""
+    rng = np.random.default_rng(seed)
+    _, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
+
+    def fill(path, leaf):
+        names = [entry.key for entry in path]
+        x = rng.normal(size=leaf.shape).astype(np.float32)
+        if "project_in" in names:
+            return x * (names[-1] == "kernel")  # large, so that all levels occur
+        if names[-1] == "kernel":
+            return x / np.sqrt(np.prod(leaf.shape["layers" in names : -1]))
+        return 0.3 * x + (names[-1] == "scale")
+
+    return jax.tree_util.tree_map_with_path(fill, template)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(configuration, parameters)."""
+    return TINY, random_params(TINY)
+
+
+@pytest.fixture(scope="session")
+def sound():
+    """size -> wave: every hop another tone and another loudness, so that codes differ."""
+    rng = np.random.default_rng(0)
+
+    def make(size):
+        hops = -(-size // TINY.hop)
+        turns, level = rng.uniform(0.02, 0.5, hops), 10 ** rng.uniform(-3, -0.5, hops)
+        phase = 2 * np.pi * np.cumsum(np.repeat(turns, TINY.hop))
+        return (np.repeat(level, TINY.hop) * np.sin(phase))[:size].astype(np.float32)
+
+    return make
