@@ -32,7 +32,7 @@ def recogniser_objective(run: RecogniserRun) -> Objective:
         return init_recogniser(run.recogniser, key)
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        logits, mask = merge(graphdef, params)(batch["wave"], batch["length"])
+        logits, mask = merge(graphdef, params)(batch["wave"], batch["length"], key)
         return ctc_loss_per_character(logits, mask, batch["labels"]).mean(), {}
 
     return Objective("recogniser", init, loss)
