@@ -134,7 +134,7 @@ def train_step(
     rate = learning_rate(config.optimizer, step / steps)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, metrics), grads = grad_fn(state["params"], batch, jax.random.fold_in(key, step))
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     updates, opt = optimizer.update(grads, state["opt"], state["params"])
     params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
     new = {"params": params, "opt": opt}

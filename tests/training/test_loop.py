@@ -1,0 +1,251 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from llasa_jax.config import OptimizerConfig, TrainConfig
+from llasa_jax.data.batches import by_step
+from llasa_jax.errors import UserError
+from llasa_jax.training import loop
+from llasa_jax.training.loop import Objective, fit, read_curve, train_step
+
+CONFIG = TrainConfig(
+    steps=24,
+    batch=4,
+    optimizer=OptimizerConfig(peak=0.05, warmup=0.1),
+    log_every=3,
+    valid_every=10,
+    save_every=5,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every run here is the same program: it is compiled for the first of them only."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    old = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in old.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def init(key):
+    return {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}
+
+
+def loss(params, batch, key):
+    noise = 0.1 * jax.random.normal(key, (2,))
+    error = batch["x"] @ params["kernel"] + params["bias"] + noise - batch["y"]
+    bad = jnp.where(batch["bad"], jnp.nan, 1.0)
+    return bad * jnp.mean(error**2), {"error": jnp.mean(jnp.abs(error))}
+
+
+TOY = Objective("toy", init, loss)
+TARGET = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+
+
+def batches(bad=(), stop=None):
+    """Batch i, a function of i alone; NaN at the steps `bad`, an error at the step `stop`."""
+
+    def build(step):
+        if step == stop:
+            raise Interrupted
+        x = np.random.default_rng(step).normal(size=(4, 3)).astype(np.float32)
+        return {"x": x, "y": x @ TARGET, "bad": np.bool_(step in bad)}
+
+    return by_step(build)
+
+
+def validate(params):
+    return {"distance": jnp.linalg.norm(params["kernel"] - TARGET)}
+
+
+def run(folder, data=None, config=CONFIG, **settings):
+    settings = {"seed": 0, "validate": validate} | settings
+    return fit(TOY, data or batches(), config, folder, **settings)
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, run(folder)
+
+
+def test_a_run_learns_and_leaves_a_row_an_interval(undisturbed):
+    folder, fitted = undisturbed
+    assert fitted.steps == 24
+    # Every log_every-th, valid_every-th and save_every-th step, and the last.
+    steps = [3, 5, 6, 9, 10, 12, 15, 18, 20, 21, 24]
+    assert [row["step"] for row in fitted.curve] == steps
+    assert [row["step"] for row in fitted.curve if "valid_distance" in row] == [10, 20, 24]
+    assert fitted.curve[-1]["loss"] < 0.5 * fitted.curve[0]["loss"]
+    assert set(fitted.curve[0]) == {"step", "loss", "error", "grad_norm", "rate", "skipped"}
+    np.testing.assert_allclose(
+        fitted.curve[-1]["valid_distance"], validate(fitted.params)["distance"]
+    )
+    assert read_curve(folder / "curve.csv") == fitted.curve
+    assert all(np.isfinite(value) for row in fitted.curve for value in row.values())
+
+
+def test_a_finished_run_returns_what_it_left(undisturbed):
+    folder, fitted = undisturbed
+    again = run(folder, batches(stop=0))
+    assert same(again.params, fitted.params)
+    assert (again.curve, again.steps) == (fitted.curve, fitted.steps)
+
+
+def test_an_interrupted_run_ends_as_the_undisturbed_one(undisturbed, tmp_path):
+    folder, fitted = undisturbed
+    for stop in (7, 19):
+        with pytest.raises(Interrupted):
+            run(tmp_path, batches(stop=stop))
+        assert read_curve(tmp_path / "curve.csv")[-1]["step"] == stop - 1
+    resumed = run(tmp_path)
+    assert same(resumed.params, fitted.params)
+    assert resumed.curve == fitted.curve
+    for name in ("curve.csv", "plan.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_seed_decides_everything(undisturbed, tmp_path):
+    _, fitted = undisturbed
+    assert same(run(tmp_path / "same").params, fitted.params)
+    assert not same(run(tmp_path / "other", seed=1).params, fitted.params)
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"config": TrainConfig(steps=25)}])
+def test_a_folder_belongs_to_one_run(undisturbed, settings):
+    with pytest.raises(UserError, match="holds a run with other settings or seed"):
+        run(undisturbed[0], **settings)
+
+
+def test_a_broken_plan_is_refused(tmp_path):
+    (tmp_path / "plan.json").write_text('{"steps": 2')
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        run(tmp_path)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    fitted = run(tmp_path, batches(bad=(0, 6, 7)))
+    skipped = {row["step"]: row["skipped"] for row in fitted.curve if row["skipped"]}
+    assert skipped == {3: 1, 9: 2}
+
+
+def test_a_run_of_steps_that_are_not_finite_ends(tmp_path):
+    with pytest.raises(
+        UserError, match=r"training toy: the loss is not finite since step 7 \(now 9"
+    ):
+        run(tmp_path, batches(bad=range(6, 24)))
+    # What was done before stays, and a mended run goes on from there.
+    assert run(tmp_path).steps == 24
+
+
+class Clock:
+    """Time as `fit` sees it: a second a step after a first one that compiles for ten."""
+
+    def __init__(self):
+        self.now = iter([0.0, 18.0, 26.0])
+
+    def monotonic(self):
+        return next(self.now)
+
+
+def test_a_budget_shortens_the_run_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", Clock())
+    # 16 steps take 26 s; the 5 s left of 31 afford 5 more, of 24.
+    with pytest.raises(Interrupted):
+        run(tmp_path, batches(stop=18), budget=31)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["steps"], plan["decided"]) == (21, True)
+    monkeypatch.setattr(loop, "time", Clock())
+    resumed = run(tmp_path, budget=1000)
+    assert resumed.steps == 21 and resumed.curve[-1]["step"] == 21
+    # The schedule spans the new length: the last rate is near the final one.
+    assert resumed.curve[-1]["rate"] < 0.2 * CONFIG.optimizer.peak
+
+
+@pytest.mark.parametrize("stop", [6, 12])
+def test_a_budget_undecided_before_an_interruption_is_decided_after(tmp_path, monkeypatch, stop):
+    with pytest.raises(Interrupted):
+        run(tmp_path, batches(stop=stop))
+    monkeypatch.setattr(loop, "time", Clock())
+    start = stop // 5 * 5
+    assert run(tmp_path, budget=28).steps == min(24, start + 16 + 2)
+
+
+def test_enough_time_shortens_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", Clock())
+    assert run(tmp_path, budget=1e6).steps == 24
+
+
+def test_no_time_left_ends_the_run_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", Clock())
+    fitted = run(tmp_path, budget=1)
+    assert fitted.steps == fitted.curve[-1]["step"] == 16
+    assert "valid_distance" in fitted.curve[-1]
+
+
+def test_the_mean_of_the_parameters_is_kept_and_validated(tmp_path):
+    config = TrainConfig(steps=4, ema=0.5, log_every=1, optimizer=OptimizerConfig(peak=0.05))
+    fitted = run(tmp_path, config=config)
+    optimizer = loop.make_optimizer(config.optimizer)
+    init_key, key = jax.random.split(jax.random.key(0))
+    state = loop._initial_state(init, optimizer, True, init_key)
+    mean = state["params"]
+    step = jax.jit(lambda state, batch: train_step(loss, optimizer, config, state, batch, key, 4))
+    data = batches()
+    for i in range(4):
+        state, _ = step(state, data[i])
+        mean = jax.tree.map(lambda m, p: 0.5 * m + 0.5 * p, mean, state["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fitted.params, mean)
+    assert not same(fitted.params, state["params"])
+    distance = validate(fitted.params)["distance"]
+    np.testing.assert_allclose(fitted.curve[-1]["valid_distance"], distance, rtol=1e-6)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
+    config = TrainConfig(ema=0.9)
+    optimizer = optax.adam(1.0)
+    state = loop._initial_state(init, optimizer, True, jax.random.key(0))
+
+    def infinite_gradient(params, batch, key):
+        return jnp.sqrt(params["bias"].sum() * batch["x"]), {}
+
+    step = jax.jit(
+        lambda state, x: train_step(
+            infinite_gradient, optimizer, config, state, {"x": x}, jax.random.key(0), 10
+        )
+    )
+    after, metrics = step(state, 1.0)
+    assert metrics["skipped"] == 1 and np.isfinite(metrics["loss"])
+    assert after["step"] == 1
+    assert same(after | {"step": 0}, state | {"step": 0})
+
+
+def test_a_curve_without_some_cells_is_read_without_them(tmp_path):
+    (tmp_path / "curve.csv").write_text("step,loss,valid_loss\n1,0.5,\n2,0.25,1e-3\n")
+    assert read_curve(tmp_path / "curve.csv") == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.25, "valid_loss": 0.001},
+    ]
+    assert read_curve(tmp_path / "none.csv") == []
