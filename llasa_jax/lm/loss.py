@@ -86,16 +86,18 @@ def _chunked_forward(hidden, table, targets, weights, vocab, chunk):  # noqa: AN
 
     def step(carry: tuple, piece: tuple) -> tuple[tuple, jax.Array]:
         total, table_gradient = carry
-        states, targets, weights = piece
+        shape = piece[0].shape
+        # One row axis: products that contract two are slow on CPUs.
+        states, targets, weights = (x.reshape(-1, *x.shape[2:]) for x in piece)
         logits = head_logits(states, cast, vocab)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
         log_sum = jax.nn.logsumexp(logits, axis=-1)
-        one_hot = jnp.arange(logits.shape[-1]) == targets[..., None]
-        slope = (jnp.exp(logits - log_sum[..., None]) - one_hot) * weights[..., None]
+        one_hot = jnp.arange(logits.shape[-1]) == targets[:, None]
+        slope = (jnp.exp(logits - log_sum[:, None]) - one_hot) * weights[:, None]
         slope = slope.astype(hidden.dtype)
         dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
-        table_gradient = table_gradient + dot("BSV,BSD->VD", slope, states)
-        states_gradient = dot("BSV,VD->BSD", slope, cast).astype(hidden.dtype)
+        table_gradient = table_gradient + dot("nv,nd->vd", slope, states)
+        states_gradient = dot("nv,vd->nd", slope, cast).astype(hidden.dtype).reshape(shape)
         return (total + jnp.sum((log_sum - chosen) * weights), table_gradient), states_gradient
 
     start = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)

@@ -29,6 +29,7 @@ from llasa_jax.recipes import stages
 from llasa_jax.recipes.voice import WEIGHTS, Voice
 from llasa_jax.search.guards import OK
 from llasa_jax.search.record import search_record
+from llasa_jax.search.sampler import Take
 from llasa_jax.search.strategies import Pool, best_of
 from llasa_jax.training.loop import Fitted, read_curve
 from llasa_jax.verifiers.external import Judge, Pocketsphinx
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 STOI_UTTERANCES = 40  # of each kind of speech
 JUDGED_UTTERANCES = 60  # whose words the judge counts on originals and resynthesis
-SENTENCES = 24  # that are spoken and searched
+SENTENCES = 24  # that are searched
+SPOKEN = 64  # that are spoken once, to see whether they stop by themselves
 CANDIDATES = (1, 4, 16)
 SHOWN = 5  # sentences to listen to in the report
 
@@ -149,19 +151,23 @@ def search(run: "Quickstart") -> dict:
     recogniser and a speaker encoder that took no part.
     """
     store, voice = run.store(), Voice(run.model)
-    indices = [i for i in run.spoken(store, "test") if 1.5 <= store.samples(i) / store.rate <= 6]
-    indices = (indices or run.spoken(store, "test"))[:SENTENCES]
-    texts = [store.utterances[i].text for i in indices]
-    speakers = [store.utterances[i].speaker for i in indices]
+    test = run.spoken(store, "test")
+    many = [i for i in test if 1.5 <= store.samples(i) / store.rate <= 6][:SPOKEN] or test[:SPOKEN]
+    indices = many[:SENTENCES]
+    texts = [store.utterances[i].text for i in many]
+    speakers = [store.utterances[i].speaker for i in many]
     judge, similarity = load_judge(run), Ge2eEncoder(load_ge2e())
     names = [verifier.name for verifier in voice.engine.verifiers]
     for other in (judge, similarity):
         ensure_judge_differs(names, other.name)
+    first, _ = voice.pools(texts, speakers, candidates=1, seed=run.seed)
+    texts, speakers = texts[:SENTENCES], speakers[:SENTENCES]
     seconds = {}
     with bar("speak and search", len(CANDIDATES) * len(texts), "texts") as progress:
         for n in CANDIDATES:
             settings = {"candidates": n, "seed": run.seed}
-            voice.pools(texts, speakers, **settings)  # compiles; the next is what it costs
+            turn = -(-voice.slots // n)
+            voice.pools(texts[:turn], speakers[:turn], **settings)  # compiles
             pools, seconds[n] = voice.pools(texts, speakers, **settings)
             progress.advance(len(texts))
     choices = [{n: best_of(pool.first(n), WEIGHTS) for n in CANDIDATES} for pool in pools]
@@ -188,10 +194,6 @@ def search(run: "Quickstart") -> dict:
                 "seconds": seconds[n] / len(texts),
             }
         )
-    references = [store.samples(i) // voice.engine.codec.config.hop for i in indices]
-    firsts = [pool.takes[0] for pool in pools]
-    ratios = np.array([len(t.codes) / r for t, r in zip(firsts, references, strict=True)])
-    stopped = np.array([take.stopped for take in firsts])
     _keep(run, indices, pools, choices, heard, seconds[max(CANDIDATES)], voice)
     return {
         "strategy": "best-of",
@@ -200,7 +202,21 @@ def search(run: "Quickstart") -> dict:
         "sentences": len(texts),
         "data": data_key(store, indices),
         "points": points,
-        "stopped_share": float(np.mean(stopped & (ratios >= 0.5) & (ratios <= 2))),
+        "lengths": describe_lengths(
+            [pool.takes[0] for pool in first],
+            [store.samples(i) // voice.engine.codec.config.hop for i in many],
+        ),
+    }
+
+
+def describe_lengths(takes: Sequence[Take], references: Sequence[int]) -> dict:
+    """How first takes end, against the number of codes of the reference recordings."""
+    ratios = np.array([len(t.codes) / n for t, n in zip(takes, references, strict=True)])
+    stopped = np.array([take.stopped for take in takes])
+    fits = stopped & (ratios >= 0.5) & (ratios <= 2)
+    return {
+        "stopped_share": float(fits.mean()),
+        "stopped_sentences": len(takes),
         "length_ratio_median": float(np.median(ratios)),
     }
 
@@ -298,7 +314,7 @@ def report(run: "Quickstart", ledger: "Ledger") -> dict:
     found = dict(ledger.result("search"))
     recognisers = ledger.result("recogniser")
     data = found["data"]
-    lm = lm | {name: found.pop(name) for name in ("stopped_share", "length_ratio_median")}
+    lm = lm | found.pop("lengths")
     codec = codec | ledger.result("judge codec")
     codec["codebook"]["data"] = data
     times = [{"name": n, "seconds": e["seconds"]} for n, e in ledger.entries.items()]

@@ -42,7 +42,7 @@ class Voice:
         speaker_config, speaker_params, self.voices = stages.load_speaker(model)
         self.content = content_verifier(*recogniser, "content")
         self.speaker = speaker_verifier(speaker_config, speaker_params, "speaker")
-        self.sampling, self.guards = SamplerConfig(), GuardConfig()
+        self.sampling, self.guards, self.slots = SamplerConfig(), GuardConfig(), slots
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
         codec = stages.load_codec(model)
         self.engine = Engine(sampler, vocabulary, codec, [self.content, self.speaker], self.guards)
