@@ -13,6 +13,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
     Muon (Jordan et al. 2024) takes the matrices of stacked layers and AdamW everything else; its
     updates are scaled to AdamW's root mean square (Liu et al. 2025), so that one rate serves both.
+    As optax has it, AdamW there has Nesterov's momentum and no weight decay.
     """
     betas = config.beta1, config.beta2
     if config.kind == "adamw":
@@ -59,9 +60,9 @@ def learning_rate(config: OptimizerConfig, progress: jax.Array) -> jax.Array:
     """
     warm = jnp.minimum(progress / max(config.warmup, 1e-9), 1.0)
     if config.schedule == "cosine":
-        share = jnp.clip((progress - config.warmup) / (1 - config.warmup), 0, 1)
+        share = jnp.clip((progress - config.warmup) / max(1 - config.warmup, 1e-9), 0, 1)
         level = config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * share))
     else:
-        share = jnp.clip((progress - 1 + config.decay) / config.decay, 0, 1)
+        share = jnp.clip((progress - 1 + config.decay) / max(config.decay, 1e-9), 0, 1)
         level = 1 - (1 - config.final) * share
     return config.peak * warm * level
