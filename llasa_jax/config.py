@@ -270,16 +270,16 @@ class SamplerConfig:
 class GuardConfig:
     """What a take must satisfy; lengths in codes for a character of text.
 
-    `min_codes`, `max_codes`: bounds on codes per character, times the text's length plus
-    `slack_codes`. `loop_codes`: a run of that many equal codes (or short cycles) is a loop.
+    `min_codes`, `max_codes`: bounds on codes per character; 2 at 50 codes a second are the 25
+    characters a second that nobody exceeds. `slack_codes` are added to the upper bound.
+    `loop_codes`: a run of that many equal codes (or short cycles) is a loop.
     """
 
-    min_codes: float = 0.8
+    min_codes: float = 2.0
     max_codes: float = 8.0
     slack_codes: int = 25
     loop_codes: int = 50
     silence_db: float = -50.0
-    retries: int = 2
 
 
 def to_dict(config: Any) -> dict:

@@ -46,6 +46,7 @@ SENTENCES = 24  # that are searched
 SPOKEN = 64  # that are spoken once, to see whether they stop by themselves
 CANDIDATES = (1, 4, 16)
 SHOWN = 5  # sentences to listen to in the report
+SHOWN_CURVES = ("step", "loss", "valid_nats", "valid_cer")
 
 
 def describe_corpus(store: WaveStore) -> dict:
@@ -152,7 +153,8 @@ def search(run: "Quickstart") -> dict:
     """
     store, voice = run.store(), Voice(run.model)
     test = run.spoken(store, "test")
-    many = [i for i in test if 1.5 <= store.samples(i) / store.rate <= 6][:SPOKEN] or test[:SPOKEN]
+    fit = [i for i in test if 1.5 <= store.samples(i) / store.rate <= 6] or test
+    many = different_first(store, fit)[:SPOKEN]
     indices = many[:SENTENCES]
     texts = [store.utterances[i].text for i in many]
     speakers = [store.utterances[i].speaker for i in many]
@@ -207,6 +209,13 @@ def search(run: "Quickstart") -> dict:
             [store.samples(i) // voice.engine.codec.config.hop for i in many],
         ),
     }
+
+
+def different_first(store: WaveStore, indices: Sequence[int]) -> list[int]:
+    """Those with a text of their own before those that repeat one in another voice."""
+    first = {store.utterances[i].text: i for i in reversed(indices)}.values()
+    chosen = set(first)
+    return sorted(chosen) + [i for i in indices if i not in chosen]
 
 
 def describe_lengths(takes: Sequence[Take], references: Sequence[int]) -> dict:
@@ -335,7 +344,8 @@ def report(run: "Quickstart", ledger: "Ledger") -> dict:
         "seconds": {"total": sum(t["seconds"] for t in times)},
         "peak_memory_gib": peak_memory_gib(),
         "curves": {
-            name: read_curve(run.out / name / "curve.csv") for name in ("codec", "lm", "recogniser")
+            name: [{k: v for k, v in row.items() if k in SHOWN_CURVES} for row in curve(run, name)]
+            for name in ("codec", "lm", "recogniser")
         },
     }
     if "judge" in recognisers:
@@ -343,6 +353,10 @@ def report(run: "Quickstart", ledger: "Ledger") -> dict:
     value["targets"] = targets(value, run.english)
     write_report(run.out, value, samples(run))
     return {"page": "report.html"}
+
+
+def curve(run: "Quickstart", name: str) -> list[dict]:
+    return read_curve(run.out / name / "curve.csv")
 
 
 def targets(value: dict, english: bool) -> list[dict]:

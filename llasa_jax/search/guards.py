@@ -19,9 +19,9 @@ LONGEST_CYCLE = 8  # codes; a phone that is held repeats fewer
 
 
 def code_bounds(text: str, config: GuardConfig) -> tuple[int, int]:
-    """Least and greatest number of codes for a text: its characters times the rates, +- slack."""
+    """Least and greatest number of codes for a text: its characters times the rates, and slack."""
     characters = len(text.strip())
-    least = math.floor(characters * config.min_codes) - config.slack_codes
+    least = math.floor(characters * config.min_codes)
     greatest = math.ceil(characters * config.max_codes) + config.slack_codes
     return max(1, least), max(1, greatest)
 

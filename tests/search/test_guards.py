@@ -32,7 +32,7 @@ def test_bounds_are_positive_and_in_order(text):
 
 def test_bounds_hold_natural_speech():
     least, greatest = code_bounds(TEXT, CONFIG)
-    assert least < 2 * 50 and 8 * 50 < greatest
+    assert least < 3 * 50 and 8 * 50 < greatest
 
 
 def loop_by_hand(codes):
