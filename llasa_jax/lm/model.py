@@ -71,13 +71,15 @@ class SelfAttention(nnx.Module):
 
     def __call__(
         self, x: jax.Array, angles: tuple, attend: Callable, cache: tuple
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """x [B, S, D] -> y [B, S, D] and this call's keys and values [B, S, K, H]."""
+    ) -> tuple[jax.Array, Any]:
+        """x [B, S, D] -> y [B, S, D], and what `attend` returns beside its result."""
         q = rotate(jnp.einsum("BSD,DNH->BSNH", x, self.q[...].astype(x.dtype)), angles)
         k = rotate(jnp.einsum("BSD,DKH->BSKH", x, self.k[...].astype(x.dtype)), angles)
         v = jnp.einsum("BSD,DKH->BSKH", x, self.v[...].astype(x.dtype))
-        y = attend(q, k, v, *cache)
-        return jnp.einsum("BSNH,NHD->BSD", y, self.out[...].astype(x.dtype)), (k, v)
+        y, out = attend(q, k, v, *cache)
+        # As one matrix: XLA for CPUs would first transpose a kernel of three axes.
+        kernel = self.out[...].astype(x.dtype).reshape(-1, x.shape[-1])
+        return y.reshape(*x.shape[:2], -1) @ kernel, out
 
 
 class FeedForward(nnx.Module):
@@ -107,11 +109,11 @@ class Layer(nnx.Module):
     def __call__(
         self, x: jax.Array, angles: tuple, attend: Callable, cache: tuple | None = None
     ) -> Any:
-        """x [B, S, D] -> x; with `cache` (possibly empty) -> (x, (keys, values))."""
-        y, keys_values = self.attention(self.attention_norm(x), angles, attend, cache or ())
+        """x [B, S, D] -> x; with `cache` (possibly empty) -> (x, what `attend` returns beside)."""
+        y, out = self.attention(self.attention_norm(x), angles, attend, cache or ())
         x = x + y
         x = x + self.ffn(self.ffn_norm(x))
-        return x if cache is None else (x, keys_values)
+        return x if cache is None else (x, out)
 
 
 class Decoder(nnx.Module):
@@ -144,28 +146,36 @@ class Decoder(nnx.Module):
                 its own segment. None: each row is one sequence.
         """
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attention(q, k, v, segments, implementation=self.config.attention)
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+            return attention(q, k, v, segments, implementation=self.config.attention), None
 
-        return self.run(tokens, positions, attend)[0]
+        x, angles = self.embed(tokens, positions)
+        return self.norm(self.layers(x, angles, attend)[0])
 
-    def run(
-        self, tokens: jax.Array, positions: jax.Array, attend: Callable, caches: Any = None
-    ) -> tuple[jax.Array, Any]:
-        """Hidden states [B, S, D] with any attention: `attend(q, k, v, *cache) -> [B, S, N, H]`.
+    def prefill(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """As `hidden`, and every layer's keys and values: two [L, B, K, S, H]."""
 
-        Args:
-            caches: tuple of trees with a leading axis of L, one slice goes to each layer's
-                `attend`; () for none. None: the layers' keys and values are not returned.
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+            y = attention(q, k, v, segments, implementation=self.config.attention)
+            return y, (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
 
-        Returns:
-            hidden states, and the new keys and values ([L, B, S, K, H], same) or None.
-        """
-        dtype = jnp.dtype(self.config.compute_dtype)
-        angle = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
-        x = self.embedding[...][tokens].astype(dtype)
-        x, keys_values = self.layers(x, (jnp.cos(angle), jnp.sin(angle)), attend, each=caches)
+        x, angles = self.embed(tokens, positions)
+        x, keys_values = self.layers(x, angles, attend, each=())
         return self.norm(x), keys_values
+
+    def embed(self, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, tuple]:
+        """Ids and positions [B, S] -> what the layers take: x [B, S, D], rotary (cos, sin)."""
+        angle = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
+        x = self.embedding[...][tokens].astype(jnp.dtype(self.config.compute_dtype))
+        return x, (jnp.cos(angle), jnp.sin(angle))
+
+    def unstacked(self) -> list[Layer]:
+        """The layers one by one, for a decoding loop whose caches differ from layer to layer."""
+        graphdef, state = nnx.split(self.layers.layers)
+        pick = lambda i: jax.tree.map(lambda leaf: leaf[i], state)  # noqa: E731
+        return [nnx.merge(graphdef, pick(i)) for i in range(self.config.layers)]
 
     def head_table(self) -> jax.Array:
         """Rows [V padded, D] whose products with a hidden state are the logits."""

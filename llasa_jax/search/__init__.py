@@ -1,0 +1,1 @@
+"""Drawing many candidates and choosing among them: sampler, guards, strategies, record."""
