@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
+    """Runs one command; returns the exit status (0 done, 2 refused, 130 interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -32,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in given:
             traceback.print_exc()
         print(f"llasa: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        place, reason = error.filename or "a file", error.strerror or error
+        print(f"llasa: error: {place}: {reason}; what was done before is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llasa: interrupted; run the same command again to continue", file=sys.stderr)

@@ -4,9 +4,10 @@ import json
 import os
 import platform
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def judge_codec(run: "Quickstart") -> dict:
     waves = [store[i][1] for i in spoken]
     texts = [store.utterances[i].text for i in spoken]
     rebuilt = resynthesise(codec, waves)
-    found |= word_error_ratio(texts, waves, rebuilt, judge.transcribe)
+    found |= word_error_ratio(texts, waves, rebuilt, partial(hear, judge))
     found["wer_data"] = data_key(store, spoken)
     folder = run.out / "resynthesis"
     folder.mkdir(exist_ok=True)
@@ -174,7 +175,7 @@ def search(run: "Quickstart") -> dict:
             progress.advance(len(texts))
     choices = [{n: best_of(pool.first(n), WEIGHTS) for n in CANDIDATES} for pool in pools]
     kept = [pool.waves[c[n]] for n in CANDIDATES for pool, c in zip(pools, choices, strict=True)]
-    heard = judge.transcribe(kept)
+    heard = hear(judge, kept)
     targets = similarity.embed([store[i][1] for i in indices])
     points = []
     for place, n in enumerate(CANDIDATES):
@@ -249,8 +250,19 @@ class ProjectJudge:
     recogniser: BatchRecogniser
     name: str = "judge"
 
-    def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-        return self.recogniser.transcribe(waves)
+    def transcribe(
+        self, waves: Sequence[np.ndarray], on_wave: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        texts = self.recogniser.transcribe(waves)
+        for _ in texts:
+            on_wave()
+        return texts
+
+
+def hear(judge: Judge, waves: Sequence[np.ndarray]) -> list[str]:
+    """The judge's transcripts, with progress."""
+    with bar(f"judge: {judge.name}", len(waves), "waves") as progress:
+        return judge.transcribe(waves, progress.advance)
 
 
 def _keep(

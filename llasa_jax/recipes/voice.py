@@ -45,6 +45,11 @@ class Voice:
         self.sampling, self.guards, self.slots = SamplerConfig(), GuardConfig(), slots
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
         codec = stages.load_codec(model)
+        if codec.config.codebook_size != config.codes:
+            raise UserError(
+                f"{model}: the codec has {codec.config.codebook_size} codes, the language model "
+                f"{config.codes}; they belong to different runs"
+            )
         self.engine = Engine(sampler, vocabulary, codec, [self.content, self.speaker], self.guards)
         about = json.loads((model / "voice.json").read_text())
         self.spoken: list[str] = about["speakers"]

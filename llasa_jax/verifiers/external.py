@@ -26,8 +26,14 @@ class Judge(Protocol):
 
     name: str
 
-    def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-        """The text heard in each wave, float32 [samples] at 16 kHz."""
+    def transcribe(
+        self, waves: Sequence[np.ndarray], on_wave: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        """The text heard in each wave, float32 [samples] at 16 kHz.
+
+        Args:
+            on_wave: called as each wave is done.
+        """
         ...
 
 

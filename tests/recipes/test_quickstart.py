@@ -11,41 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llasa_jax.audio.io import read_audio, write_audio
-
-WORDS = ("amber", "bell", "cedar", "drum", "ember", "fox", "gull", "harp", "iris", "jade")
-HOSTILE = "<script>alert(1)</script> & co"
-
-
-def speak(text: str, pitch: float) -> np.ndarray:
-    """A stand-in for speech: each letter is a short harmonic tone of its own, float32 at 16 kHz."""
-    time_axis = np.arange(1280) / 16000
-    tones = []
-    for letter in text:
-        if letter == " ":
-            tones.append(np.zeros(640))
-            continue
-        first = 300 + 60 * (ord(letter) - 97)
-        harmonics = [np.sin(2 * np.pi * pitch * k * time_axis) for k in range(1, 30)]
-        gains = [np.exp(-(((pitch * k - first) / 250) ** 2)) for k in range(1, 30)]
-        tones.append(np.hanning(1280) * np.dot(gains, harmonics))
-    return 0.2 * np.concatenate(tones).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    """Forty sentences in two voices, one broken recording, and a hostile speaker's name."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    for voice, pitch in (("low", 110.0), (HOSTILE.replace("/", "-"), 200.0)):
-        (folder / voice).mkdir()
-        for number in range(20):
-            text = " ".join(rng.choice(WORDS, 4))
-            write_audio(folder / voice / f"{number}.wav", speak(text, pitch), 16000)
-            (folder / voice / f"{number}.txt").write_text(text)
-    (folder / "low" / "broken.wav").write_bytes(b"RIFF nonsense")
-    (folder / "low" / "broken.txt").write_text("a broken one")
-    return folder
+from llasa_jax.audio.io import read_audio
 
 
 def command(*arguments: object) -> list[str]:
@@ -57,10 +23,10 @@ def llasa(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def run(corpus, tmp_path_factory) -> Path:
+def run(speech_corpus, tmp_path_factory) -> Path:
     """A finished run that was interrupted once on the way."""
     out = tmp_path_factory.mktemp("runs") / "quickstart"
-    arguments = ("quickstart", "--corpus", corpus, "--minutes", 0.1, "--out", out)
+    arguments = ("quickstart", "--corpus", speech_corpus, "--minutes", 0.1, "--out", out)
     with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True) as first:
         deadline = time.monotonic() + 300
         while not (out / "speaker").is_dir() and first.poll() is None:
@@ -110,11 +76,13 @@ def test_page_is_whole_and_escapes_names(run):
     assert "data:audio" in page and "http://" not in page and "https://" not in page
 
 
-def test_a_finished_run_is_not_run_again_and_not_mixed_with_another(run, corpus):
+def test_a_finished_run_is_not_run_again_and_not_mixed_with_another(run, speech_corpus):
     start = time.monotonic()
-    again = llasa("quickstart", "--corpus", corpus, "--minutes", 0.1, "--out", run)
+    again = llasa("quickstart", "--corpus", speech_corpus, "--minutes", 0.1, "--out", run)
     assert again.returncode == 0 and "report: done before" in again.stderr
-    other = llasa("quickstart", "--corpus", corpus, "--minutes", 0.1, "--out", run, "--seed", 1)
+    other = llasa(
+        "quickstart", "--corpus", speech_corpus, "--minutes", 0.1, "--out", run, "--seed", 1
+    )
     assert other.returncode == 2 and other.stderr.count("llasa: error:") == 1
     assert time.monotonic() - start < 60
 
@@ -133,12 +101,14 @@ def test_say_writes_sound_and_prints_its_record(run, tmp_path):
     assert out.read_bytes() == first  # the same seed gives the same bytes
 
 
-def test_codec_files_there_and_back(run, corpus, tmp_path):
-    encoded = llasa("codec", "encode", corpus / "low", "--model", run, "--out", tmp_path / "codes")
+def test_codec_files_there_and_back(run, speech_corpus, tmp_path):
+    encoded = llasa(
+        "codec", "encode", speech_corpus / "low", "--model", run, "--out", tmp_path / "codes"
+    )
     assert encoded.returncode == 0, encoded.stderr
     assert "20 files written" in encoded.stderr and "1 left out" in encoded.stderr
     codes = np.load(tmp_path / "codes" / "3.npy")
-    wave, _ = read_audio(corpus / "low" / "3.wav")
+    wave, _ = read_audio(speech_corpus / "low" / "3.wav")
     assert len(codes) == len(wave) // 320
     decoded = llasa(
         "codec", "decode", tmp_path / "codes" / "3.npy", "--model", run, "--out", tmp_path / "waves"
