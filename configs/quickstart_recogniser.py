@@ -5,13 +5,13 @@ from llasa_jax.config import OptimizerConfig, RecogniserConfig, RecogniserRun, T
 
 def get_config() -> RecogniserRun:
     return RecogniserRun(
-        recogniser=RecogniserConfig(kind="conv", dim=192, layers=6, width=9),
+        recogniser=RecogniserConfig(kind="conv", dim=192, layers=8, width=5),
         train=TrainConfig(
-            steps=450,
-            batch=16,
-            optimizer=OptimizerConfig(kind="muon", peak=2e-3, final=0.02, warmup=0.05),
+            steps=1300,
+            batch=8,
+            optimizer=OptimizerConfig(peak=2e-3, final=0.02, warmup=0.1, beta2=0.98),
             log_every=50,
             valid_every=10**9,
-            save_every=150,
+            save_every=250,
         ),
     )

@@ -27,8 +27,6 @@ WINDOW_SECONDS, HOP_SECONDS = 0.03, 0.01
 OUTPUTS = 2  # a frame of 40 ms
 LABEL_MULTIPLE = 32  # of a reference's length, so that few programs are compiled
 PAD_SECONDS = 1.28  # waves are padded to multiples of this
-TIME_BLOCKS, TIME_WIDTH = 1, 20  # hidden blocks a second, frames of 10 ms
-BIN_BLOCKS, BIN_WIDTH = 2, 16
 EPS = 1e-5
 
 
@@ -58,27 +56,6 @@ def mel_features(
     variance = average((jnp.square(frames - mean) * weight).sum(1, keepdims=True))
     frames = (frames - mean) * jax.lax.rsqrt(variance + 0.01)
     return frames * mask[..., None], mask
-
-
-def mask_blocks(frames: jax.Array, key: jax.Array) -> jax.Array:
-    """frames [B, T, bins] with random blocks of time and of bins set to 0, their mean.
-
-    SpecAugment (Park et al. 2019) without the time warp; for training only.
-    """
-
-    def kept(key: jax.Array, size: int, count: int, width: int) -> jax.Array:
-        """[B, size], 0 in `count` blocks of a random width up to `width`."""
-        at_key, width_key = jax.random.split(key)
-        shape = (frames.shape[0], count, 1)
-        start = jax.random.uniform(at_key, shape, maxval=size)
-        end = start + jax.random.uniform(width_key, shape, maxval=width)
-        place = jnp.arange(size)
-        return jnp.all((place < start) | (place >= end), axis=1).astype(frames.dtype)
-
-    time_key, bin_key = jax.random.split(key)
-    time = kept(time_key, frames.shape[1], frames.shape[1] * TIME_BLOCKS // 100, TIME_WIDTH)
-    bins = kept(bin_key, frames.shape[2], BIN_BLOCKS, BIN_WIDTH)
-    return frames * time[:, :, None] * bins[:, None, :]
 
 
 class ConvLayer(nnx.Module):
@@ -140,17 +117,10 @@ class Recogniser(nnx.Module):
         self.norm = LayerNorm(dim, eps=EPS, rngs=rngs)
         self.head = Linear(dim, OUTPUTS * (1 + len(config.alphabet)), ("embed", None), rngs=rngs)
 
-    def __call__(
-        self, waves: jax.Array, lengths: jax.Array, augment: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns logits (class 0 is the blank) and their mask [B, T], 1 = valid.
-
-        Args:
-            augment: a random key, for training: blocks of the features are hidden.
-        """
+    def __call__(self, waves: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns logits (class 0 is the blank) and their mask [B, T], 1 = valid."""
         config = self.config
         x, mask = mel_features(waves, lengths, rate=config.sample_rate, bins=config.mel_bins)
-        x = x if augment is None else mask_blocks(x, augment)
         x = jax.nn.relu(self.stem1(x)) * mask[:, ::2, None]
         x, mask = self.stem2(x), mask[:, ::4]
         x, _ = self.layers(x, mask)

@@ -17,7 +17,6 @@ from llasa_jax.verifiers.recogniser import (
     content_verifier,
     ctc_loss_per_character,
     init_recogniser,
-    mask_blocks,
     recogniser_definition,
 )
 
@@ -53,16 +52,6 @@ def test_padding_and_what_lies_in_it_change_nothing(kind):
         count = int(alone_mask.sum())
         assert count == int(mask[i].sum()) and abs(count - len(wave) / 320) <= 2
         np.testing.assert_allclose(logits[i, :count], alone[0, :count], atol=2e-4)
-
-
-def test_masking_hides_blocks_and_nothing_else():
-    frames = jnp.ones((4, 300, 80))
-    hidden = np.asarray(mask_blocks(frames, jax.random.key(0)) == 0)
-    time, bins = hidden.all(2), hidden.all(1)
-    np.testing.assert_array_equal(hidden, time[:, :, None] | bins[:, None, :])
-    assert 0 < time.mean() < 0.2 and 0 < bins.mean() < 0.4
-    assert (np.abs(np.diff(time.astype(int), axis=1)).sum(1) <= 2 * 3).all()
-    assert len({row.tobytes() for row in time}) > 1
 
 
 def brute_force(log_probs: np.ndarray, labels: list[int]) -> float:
