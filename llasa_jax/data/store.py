@@ -32,6 +32,8 @@ SILENT_PEAK = 0.003  # -50 dB of full scale
 CLIPPED_SHARE = 0.01  # of samples at full scale
 TRIM_DECIBELS = 40.0  # below the loudest frame
 TRIM_MARGIN_SECONDS = 0.05
+LEVEL_DECIBELS = -20.0  # of the whole wave, below full scale
+PEAK = 0.95
 _SAMPLE = np.dtype("<i2")
 _AHEAD = 64  # waves read ahead of the writer
 
@@ -49,6 +51,16 @@ def trim_silence(wave: np.ndarray, rate: int) -> np.ndarray:
         return wave
     margin = round(TRIM_MARGIN_SECONDS * rate)
     return wave[max(0, loud[0] * hop - margin) : (loud[-1] + 1) * hop + margin]
+
+
+def level(wave: np.ndarray) -> np.ndarray:
+    """The wave, float32 [samples], at -20 dB of full scale, or as loud as its peaks allow.
+
+    Corpora differ by 14 dB; a codec or recogniser of little training should not spend it on that.
+    """
+    rms = np.sqrt(np.mean(np.square(wave, dtype=np.float64)))
+    gain = min(10 ** (LEVEL_DECIBELS / 20) / rms, PEAK / np.abs(wave).max())
+    return (wave * gain).astype(np.float32)
 
 
 def reject_reason(wave: np.ndarray, rate: int) -> str | None:
@@ -141,9 +153,10 @@ class WaveStore:
     def build(cls, corpora: Sequence[Corpus], folder: str | Path, rate: int = 16_000) -> Self:
         """Read every corpus into one store and open it.
 
-        Waves are mixed to one channel, resampled and trimmed. Those that are broken, silent,
-        clipped, too short or too long are counted with their reason, logged and skipped. The
-        folder appears whole or not at all; one made before from the same inputs is kept.
+        Waves are mixed to one channel, resampled, trimmed and brought to one level. Those that
+        are broken, silent, clipped, too short or too long are counted with their reason, logged
+        and skipped. The folder appears whole or not at all; one made before from the same inputs
+        is kept.
 
         Args:
           corpora: what to read, in this order.
@@ -186,6 +199,7 @@ class WaveStore:
 def _fingerprint(versions: list[tuple[str, str]], utterances: list[Utterance], rate: int) -> str:
     """Names what a store was made from: corpora, utterances, the rate and the rules above."""
     rules = [VERSION, rate, MIN_SECONDS, MAX_SECONDS, SILENT_PEAK, CLIPPED_SHARE, TRIM_DECIBELS]
+    rules += [LEVEL_DECIBELS, PEAK]
     text = json.dumps([rules, versions, [asdict(one) for one in utterances]])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -205,7 +219,7 @@ def _read_all(
         except UserError as error:
             return f"broken: {error}"
         wave = trim_silence(resample(wave, source, rate), rate)
-        return reject_reason(wave, rate) or to_int16(wave)
+        return reject_reason(wave, rate) or to_int16(level(wave))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(jobs), _AHEAD):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llasa_jax.data import store as store_module
-from llasa_jax.data.store import WaveStore, reject_reason, trim_silence
+from llasa_jax.data.store import WaveStore, level, reject_reason, trim_silence
 from llasa_jax.data.utterance import Utterance, split_of
 from llasa_jax.errors import UserError
 
@@ -44,7 +44,7 @@ def test_waves_come_back_with_their_metadata(tmp_path):
     assert len(store) == 3 and store.rate == RATE
     utterance, wave = store[1]
     assert utterance == first.utterances()[1] and wave.dtype == np.float32
-    np.testing.assert_allclose(wave, tone(2.0), atol=1e-4)
+    np.testing.assert_allclose(wave, level(tone(2.0)), atol=1e-4)
     assert store[0][0].text == "Hé, \u2028 hello"
     assert abs(store.samples(2) - 1.5 * RATE) < 200
     assert store.info["corpora"] == ["one", "two"]
@@ -167,6 +167,14 @@ def test_trimming_keeps_speech_and_a_margin():
     trimmed = trim_silence(wave, RATE)
     assert abs(len(trimmed) - 1.1 * RATE) <= RATE // 50
     np.testing.assert_array_equal(trim_silence(np.zeros(5), RATE), np.zeros(5))
+
+
+def test_levelling_is_to_one_level_without_clipping():
+    for gain in (0.02, 0.3, 0.9):
+        assert np.sqrt(np.mean(np.square(level(gain * tone(2.0))))) == pytest.approx(0.1, rel=1e-3)
+    click = np.zeros(16000, np.float32)
+    click[100] = 0.5
+    assert np.abs(level(click)).max() == pytest.approx(0.95)
 
 
 def test_reject_reason_accepts_speech_and_a_few_full_scale_samples():
