@@ -53,7 +53,7 @@ def chunked_cross_entropy(
 
     Its gradient is made with its value, in one pass: softmax minus one-hot stands in the logits'
     place, so that they are neither kept nor computed twice. The table's gradient adds up in
-    float32.
+    float32. Each row's positions without weight go last, and chunks of them alone are skipped.
 
     Args:
         hidden: [B, S, D].
@@ -62,6 +62,9 @@ def chunked_cross_entropy(
         vocab: number of ids; the rows after them are padding.
         chunk: positions a row at once.
     """
+    order = jnp.argsort(weights == 0, axis=1, stable=True)
+    hidden = jnp.take_along_axis(hidden, order[..., None], axis=1)
+    targets, weights = (jnp.take_along_axis(x, order, axis=1) for x in (targets, weights))
     return Loss(*_chunked(hidden, table, targets, weights.astype(jnp.float32), vocab, chunk))
 
 
@@ -100,9 +103,15 @@ def _chunked_forward(hidden, table, targets, weights, vocab, chunk):  # noqa: AN
         states_gradient = dot("nv,vd->nd", slope, cast).astype(hidden.dtype).reshape(shape)
         return (total + jnp.sum((log_sum - chosen) * weights), table_gradient), states_gradient
 
+    def skip(carry: tuple, piece: tuple) -> tuple[tuple, jax.Array]:
+        return carry, jnp.zeros_like(piece[0])
+
+    def step_or_skip(carry: tuple, piece: tuple) -> tuple[tuple, jax.Array]:
+        return jax.lax.cond(jnp.any(piece[2] != 0), step, skip, carry, piece)
+
     start = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)
     pieces = tuple(_pieces(x, chunk) for x in (hidden, targets, weights))
-    (total, table_gradient), gradients = jax.lax.scan(step, start, pieces)
+    (total, table_gradient), gradients = jax.lax.scan(step_or_skip, start, pieces)
     gradients = jnp.moveaxis(gradients, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])
     gradients = gradients[:, : hidden.shape[1]]
     return (total, jnp.sum(weights)), (gradients, table_gradient.astype(table.dtype))

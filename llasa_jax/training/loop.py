@@ -20,7 +20,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.training.checkpoints import Checkpoints
 from llasa_jax.training.optimizers import learning_rate, make_optimizer
 
-WARM_STEPS = 8  # a run with a time budget measures its rate over as many steps after as many
+WARM_STEPS = 8  # a run with a time budget first looks at its rate after as many steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def fit(
             a resumed run sees what the undisturbed one sees.
         validate: params -> metrics, called every `valid_every` steps and at the end.
         budget: seconds for this run, compiling included. A machine too slow for `steps` in them
-            makes fewer, fixed once from the rate of the first steps and kept in `plan.json`.
+            makes fewer: as many as its latest rate affords, looked at now and then in the first
+            half of the run and kept in `plan.json`, which a resumed run follows.
 
     Raises:
         UserError: if the loss is not finite, or the folder belongs to another run.
@@ -80,7 +81,7 @@ def fit(
     reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     feed = iter(batches[start : plan.steps].to_iter_dataset(reading)) if start < plan.steps else ()
     pending: list[tuple[int, dict]] = []
-    clock = [time.monotonic()]
+    pace = _Pace(plan, budget, start)
     try:
         with bar(f"train {objective.name}", plan.steps, "steps", done=start) as progress:
             step = start
@@ -89,13 +90,9 @@ def fit(
                 step += 1
                 progress.advance()
                 pending.append((step, metrics))
-                made = step - start
-                if budget and not plan.decided and made in (WARM_STEPS, 2 * WARM_STEPS):
+                if pace.looks(step):
                     jax.block_until_ready(state)
-                    clock.append(time.monotonic())
-                    if made == 2 * WARM_STEPS:
-                        plan.decide(step, budget - (clock[2] - clock[0]), clock[2] - clock[1])
-                        progress.total = plan.steps
+                    progress.total = pace.look(step)
                 last = step == plan.steps
                 saving = last or step % config.save_every == 0
                 validating = validate and (last or step % config.valid_every == 0)
@@ -202,19 +199,45 @@ class _Plan:
     def decided(self) -> bool:
         return self.values["decided"]
 
-    def decide(self, step: int, remaining: float, seconds: float) -> None:
-        """Fixes the length at `step`: `remaining` seconds left, `seconds` for WARM_STEPS steps."""
-        affordable = step + int(WARM_STEPS * max(remaining, 0.0) / seconds)
-        if affordable < self.steps:
-            log(f"time for {affordable} of {self.steps} steps on this machine")
-            self.values["steps"] = affordable
-        self.values["decided"] = True
+    def decide(self, steps: int) -> None:
+        self.values |= {"steps": steps, "decided": True}
         self._write()
 
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.values))
         os.replace(temporary, self.path)
+
+
+class _Pace:
+    """Keeps a run within its seconds: looks at the rate, rarely, and shortens the plan."""
+
+    def __init__(self, plan: _Plan, budget: float | None, start: int):
+        self.plan, self.budget, self.start = plan, budget, start
+        self.wanted = plan.steps
+        self.began = self.before = time.monotonic()
+        self.window = WARM_STEPS
+        self.next = start + WARM_STEPS if budget and not plan.decided else None
+
+    def looks(self, step: int) -> bool:
+        return step == self.next
+
+    def look(self, step: int) -> int:
+        """The run's length, by the rate since the last look; the first look only starts a clock."""
+        now = time.monotonic()
+        if step > self.start + WARM_STEPS:
+            left = max(self.budget - (now - self.began), 0.0)
+            affordable = step + int(left * self.window / max(now - self.before, 1e-9))
+            steps = min(self.wanted, affordable)
+            if steps != self.plan.steps:
+                log(f"time for {steps} of {self.wanted} steps on this machine")
+            self.plan.decide(steps)
+            self.window *= 2
+        self.before = now
+        self.next = step + self.window if 2 * (step + self.window) <= self.plan.steps else None
+        if step == self.start + WARM_STEPS:
+            self.next = step + self.window
+        return self.plan.steps
 
 
 class _Curve:
