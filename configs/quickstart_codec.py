@@ -18,7 +18,7 @@ def get_config() -> CodecRun:
             scan_layers=False,
         ),
         train=TrainConfig(
-            steps=1500,
+            steps=1700,
             batch=8,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.03, beta1=0.8, beta2=0.95
@@ -27,6 +27,6 @@ def get_config() -> CodecRun:
             save_every=250,
         ),
         crop_seconds=1.28,
-        recorded_share=0.38,
+        recorded_share=0.28,
         mel_floor=1e-3,
     )

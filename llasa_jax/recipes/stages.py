@@ -85,6 +85,10 @@ def load_codec(model: Path, batch: int = 16) -> BatchCodec:
     return BatchCodec(config, params, batch)
 
 
+def codec_config(model: Path) -> CodecConfig:
+    return load_part(model, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))[0]
+
+
 def encode_store(store: WaveStore, indices: list[int], model: Path, path: Path) -> list[Encoded]:
     """Codes of the given waves, made with the model's codec and kept in `path` (a jsonl file)."""
     name = part_hash(model, "codec")
@@ -111,8 +115,7 @@ def prepare_tokens(
     encoded: list[Encoded], model: Path, folder: Path, row: int
 ) -> dict[str, TokenShards]:
     """Packed token rows of each split under `folder`; the vocabulary goes to `model`."""
-    codec, _, _ = load_part(model, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))
-    name = part_hash(model, "codec")
+    codec, name = codec_config(model), part_hash(model, "codec")
     vocabulary = nano_vocabulary(codec.codebook_size)
     vocabulary.save(model)
     shards = {}
@@ -155,7 +158,7 @@ def train_language(
     valid = open_tokens(tokens, model, "valid")
     batches = packed_batches(train, run.train.batch, seed)
     validate = validation_nats(run, ordered_batches(valid, run.train.batch))
-    objective = language_objective(run)
+    objective = language_objective(run, codec_config(model).levels)
     fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
     save_part(model, "lm", lm, fitted.params, {"steps": fitted.steps})
     return fitted

@@ -1,9 +1,12 @@
 """What `llasa train` minimises: next-token cross-entropy on START, codes and END."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from llasa_jax import nn
@@ -13,18 +16,39 @@ from llasa_jax.lm.model import Decoder
 from llasa_jax.training.loop import Objective
 
 
-def language_objective(run: DecoderRun) -> Objective:
-    """Mean nats of the learned tokens; batches are `data.pipeline.collate`'s packed rows."""
+def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
+    """Mean nats of the learned tokens; batches are `data.pipeline.collate`'s packed rows.
+
+    Args:
+        levels: of the codec's FSQ. Codes that share digits start with rows that are alike, for
+            they sound alike: a table of independent rows learns that only code by code.
+    """
     nats = _batch_nats(run.lm, run.loss_chunk)
 
     def init(key: jax.Array) -> dict:
-        return nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1]
+        params = nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1]
+        rows = code_rows(jax.random.fold_in(key, 1), levels, run.lm.dim)
+        start = run.lm.text_vocab + 8
+        for name in ("embedding", "head"):
+            if name in params:
+                params[name] = params[name].at[start : start + len(rows)].set(rows)
+        return params
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         mean = nats(params, batch).mean
         return mean, {"nats": mean}
 
     return Objective("language model", init, loss)
+
+
+def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
+    """Rows [codes, D] of deviation 0.02: for each code the mean of a random vector a digit."""
+    codes = np.arange(math.prod(levels))
+    rows = jnp.zeros((len(codes), dim))
+    for place, level in enumerate(levels):
+        table = jax.random.normal(jax.random.fold_in(key, place), (level, dim))
+        rows += table[codes // math.prod(levels[:place]) % level]
+    return 0.02 * rows / math.sqrt(len(levels))
 
 
 def validation_nats(run: DecoderRun, batches: grain.MapDataset) -> Callable[[dict], dict]:

@@ -1,0 +1,104 @@
+import grain
+import jax
+import numpy as np
+import pytest
+
+from llasa_jax.config import DecoderConfig, DecoderRun, OptimizerConfig, TrainConfig
+from llasa_jax.data.batches import by_step
+from llasa_jax.data.pipeline import collate
+from llasa_jax.data.shards import Row
+from llasa_jax.training.language import language_objective, validation_nats
+from llasa_jax.training.loop import fit
+
+ROW = 24
+RUN = DecoderRun(
+    lm=DecoderConfig(
+        dim=16,
+        ffn=32,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=8,
+        text_vocab=20,
+        codes=12,
+        vocab_multiple=16,
+    ),
+    train=TrainConfig(
+        steps=40, batch=2, optimizer=OptimizerConfig(peak=0.02), log_every=5, save_every=40
+    ),
+    row=ROW,
+    loss_chunk=7,
+)
+
+
+def example(seed, length):
+    """Ids that count upwards among the codes, after a text of three ids that is not learned."""
+    rng = np.random.default_rng(seed)
+    codes = 28 + (rng.integers(12) + np.arange(length - 3)) % 12
+    ids = np.concatenate([rng.integers(0, 20, 3), codes]).astype(np.int32)
+    return ids, np.arange(length) >= 3
+
+
+def row(*examples):
+    lengths = np.array([len(ids) for ids, _ in examples])
+    ids, learned = (np.concatenate(parts) for parts in zip(*examples, strict=True))
+    return Row(lengths, ids, learned)
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return language_objective(RUN, (4,) * 3)
+
+
+@pytest.fixture(scope="module")
+def params(objective):
+    """Random parameters, larger than the initial ones: every position's loss is another."""
+    template = jax.eval_shape(objective.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), template)
+
+
+@pytest.fixture(scope="module")
+def nats(objective, params):
+    """Mean nats of one batch of two rows."""
+    loss = jax.jit(objective.loss)
+    return lambda *rows: float(loss(params, collate(rows, ROW), jax.random.key(0))[0])
+
+
+def test_packed_examples_have_the_loss_of_each_alone(nats):
+    some = [example(0, 9), example(1, 15), example(2, 7), example(3, 11)]
+    empty = row((np.zeros(0, np.int32), np.zeros(0, bool)))
+    weights = [len(ids) - 3 for ids, _ in some]
+    each = [nats(row(item), empty) for item in some]
+    assert np.std(each) > 0.1
+    packed = nats(row(*some[:2]), row(*some[2:]))
+    np.testing.assert_allclose(packed, np.average(each, weights=weights), rtol=1e-5)
+
+
+def test_validation_weighs_every_learned_token_alike(nats, params):
+    long, short = row(example(0, 24)), row(example(1, 5))
+    batches = grain.MapDataset.source([collate([item, item], ROW) for item in (long, short)])
+    found = validation_nats(RUN, batches)(params)["nats"]
+    apart = [nats(item, item) for item in (long, short)]
+    np.testing.assert_allclose(found, np.average(apart, weights=[21, 2]), rtol=1e-5)
+
+
+def test_what_is_not_learned_is_no_target(nats):
+    """The text's ids change the loss through attention alone; the last of them is position 2."""
+    ids, learned = example(0, 9)
+    batch = collate([row((ids, learned))], ROW)
+    assert batch["weights"].sum() == 6 and batch["weights"][0, 2:8].all()
+    everything = nats(*[row((ids, np.ones(9, bool)))] * 2)
+    assert everything != nats(*[row((ids, learned))] * 2)
+
+
+def test_a_language_model_learns(objective, tmp_path):
+    def batch(step):
+        return collate(
+            [row(example(3 * step, 12), example(3 * step + 1, 12)), row(example(3 * step + 2, 20))],
+            ROW,
+        )
+
+    fitted = fit(objective, by_step(batch), RUN.train, tmp_path, seed=0)
+    first, last = fitted.curve[0]["nats"], fitted.curve[-1]["nats"]
+    assert first > 0.8 * np.log(40) and last < 0.5 * first
