@@ -7,7 +7,7 @@ from llasa_jax.config import DecoderConfig, DecoderRun, OptimizerConfig, TrainCo
 from llasa_jax.data.batches import by_step
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
-from llasa_jax.training.language import language_objective, validation_nats
+from llasa_jax.training.language import code_rows, language_objective, validation_nats
 from llasa_jax.training.loop import fit
 
 ROW = 24
@@ -47,7 +47,7 @@ def row(*examples):
 
 @pytest.fixture(scope="module")
 def objective():
-    return language_objective(RUN, (4,) * 3)
+    return language_objective(RUN, (4, 3))
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,12 @@ def test_a_language_model_learns(objective, tmp_path):
     fitted = fit(objective, by_step(batch), RUN.train, tmp_path, seed=0)
     first, last = fitted.curve[0]["nats"], fitted.curve[-1]["nats"]
     assert first > 0.8 * np.log(40) and last < 0.5 * first
+
+
+def test_codes_that_share_digits_start_alike():
+    rows = np.asarray(code_rows(jax.random.key(0), (4, 4, 4, 4), 64))
+    assert rows.shape == (256, 64)
+    np.testing.assert_allclose(rows.std(), 0.02, rtol=0.1)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    one_digit_apart, all_apart = unit[0] @ unit[1], unit[0] @ unit[1 + 4 + 16 + 64]
+    assert one_digit_apart > 0.5 > 0.3 > abs(all_apart)
