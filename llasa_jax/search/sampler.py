@@ -15,12 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import SamplerConfig
 from llasa_jax.errors import UserError
-from llasa_jax.lm.model import MASKED, Decoder, head_logits
+from llasa_jax.lm.model import MASKED, Decoder, Layer, head_logits
 from llasa_jax.lm.vocabulary import Vocabulary
 
 PROMPT_MULTIPLE = 32  # prompts are padded to a multiple of this, so that few programs are compiled
@@ -42,27 +43,34 @@ class Take:
     log_probability: float
 
 
-class Prompts(NamedTuple):
-    """G prompts, computed once: keys, values [L, G, K, P, H], lengths and bounds on codes [G]."""
+Caches = list[tuple[jax.Array, jax.Array]]  # of each layer: keys [K, B, H, T], values [K, B, T, H]
 
-    keys: jax.Array
-    values: jax.Array
+
+class Prompts(NamedTuple):
+    """G prompts, computed once: caches [K, G, H, P], [K, G, P, H]; lengths and bounds [G]."""
+
+    caches: Caches
     lengths: jax.Array
     min_codes: jax.Array
     max_codes: jax.Array
 
 
 class Candidates(NamedTuple):
-    """What the loop carries for G prompts x C candidates; T steps fit into the caches.
+    """What the loop carries for G prompts x C candidates = S slots; T steps fit in.
 
-    step: number of codes drawn so far; hidden [G, C, D]: state the next id is drawn from;
-    caches: each layer's keys and values [G C, K, T, H]; codes [G, C, T]; lengths [G, C].
+    Attributes:
+        step: codes drawn so far, the same for all that are not done.
+        keys: a random key each [G, C].
+        hidden: states from which the next ids are drawn [G, C, D].
+        caches: what each candidate has said [K, S, H, T], [K, S, T, H].
+        codes: [G, C, T], of which `lengths` [G, C] count.
+        log_probability, stopped, done: [G, C].
     """
 
     step: jax.Array
     keys: jax.Array
     hidden: jax.Array
-    caches: list[tuple[jax.Array, jax.Array]]
+    caches: Caches
     codes: jax.Array
     lengths: jax.Array
     log_probability: jax.Array
@@ -93,22 +101,22 @@ def prefill(
     places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, (k, v) = model.prefill(tokens, places, (places < lengths[:, None]).astype(jnp.int32))
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
-    shape = keys.shape
-    cache = (keys.size, config.kv_heads, room, config.head_dim)
+    k, v = rearrange(k, "L G K P H -> L K G H P"), rearrange(v, "L G K P H -> L K G P H")
+    shape, size = keys.shape, config.head_dim
+    empty_k = jnp.zeros((config.kv_heads, keys.size, size, room), k.dtype)
+    empty_v = jnp.zeros((config.kv_heads, keys.size, room, size), v.dtype)
     state = Candidates(
         step=jnp.zeros((), jnp.int32),
         keys=keys,
         hidden=jnp.broadcast_to(last, (*shape, config.dim)),
-        caches=[
-            (jnp.zeros(cache, k.dtype), jnp.zeros(cache, v.dtype)) for _ in range(config.layers)
-        ],
+        caches=[(empty_k, empty_v) for _ in range(config.layers)],
         codes=jnp.zeros((*shape, room), jnp.int32),
         lengths=jnp.zeros(shape, jnp.int32),
         log_probability=jnp.zeros(shape, jnp.float32),
         stopped=jnp.zeros(shape, bool),
         done=jnp.broadcast_to(bounds[1][:, None] <= 0, shape),
     )
-    return Prompts(k, v, lengths, *bounds), state
+    return Prompts(list(zip(k, v, strict=True)), lengths, *bounds), state
 
 
 @functools.partial(
@@ -128,24 +136,28 @@ def decode(
     model: Decoder = nn.merge(graphdef, params)
     layers = model.unstacked()
     room = state.codes.shape[2]
-    rows = model.head_table()
+    rows = model.head_table().astype(state.hidden.dtype)
     stop = first_code + model.config.codes
-    table = jnp.concatenate([rows[end : end + 1], rows[first_code:stop]])  # END, then the codes
-    table = table.astype(state.hidden.dtype)
+    end_row, code_rows = rows[end : end + 1], rows[first_code:stop]  # cut out once, not each step
 
     def step(state: Candidates) -> Candidates:
         t = state.step
-        logits = head_logits(state.hidden, table, table.shape[0])
-        bounded = logits.at[..., 0].add(jnp.where(t < prompts.min_codes, MASKED, 0.0)[:, None])
+        end_logit = head_logits(state.hidden, end_row, 1)[..., 0]
+        logits = head_logits(state.hidden, code_rows, model.config.codes)
+        norm = jnp.logaddexp(end_logit, jax.nn.logsumexp(logits, axis=-1))
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(state.keys, t)
-        choice = draw_code_or_end(bounded, keys, config)
-        chosen = jnp.take_along_axis(logits, choice[..., None], axis=-1)[..., 0]
-        nats = chosen - jax.nn.logsumexp(logits, axis=-1)
+        # END has the model's own probability. Were it among what is cut at `top_k`, a model that
+        # spreads over a thousand codes (a small one does) would stop early: the codes that are
+        # kept share what the others had, and END's share would grow with theirs.
+        ended = uniform(keys) < jnp.exp(end_logit - norm)
+        ended &= (t >= prompts.min_codes)[:, None]
+        code = draw(logits, keys, config)
+        chosen = jnp.take_along_axis(logits, code[..., None], axis=-1)[..., 0]
+        nats = jnp.where(ended, end_logit, chosen) - norm
 
-        ends = ~state.done & (choice == 0)
-        speaks = ~state.done & (choice > 0) & (t < prompts.max_codes[:, None])
-        code = jnp.maximum(choice - 1, 0)
-        tokens = jnp.where(choice > 0, first_code + code, end)
+        ends = ~state.done & ended
+        speaks = ~state.done & ~ended & (t < prompts.max_codes[:, None])
+        tokens = jnp.where(ended, end, first_code + code)
         hidden, caches = advance(model, layers, prompts, state.caches, tokens, t)
         return Candidates(
             step=t + 1,
@@ -167,62 +179,53 @@ def decode(
 
 def advance(
     model: Decoder,
-    layers: list,
+    layers: list[Layer],
     prompts: Prompts,
-    caches: list[tuple[jax.Array, jax.Array]],
+    caches: Caches,
     tokens: jax.Array,
     t: jax.Array,
-) -> tuple[jax.Array, list]:
+) -> tuple[jax.Array, Caches]:
     """Feeds one id to each candidate: tokens [G, C] at step t -> hidden [G, C, D], caches."""
     groups, candidates = tokens.shape
     positions = jnp.broadcast_to((prompts.lengths + t)[:, None], tokens.shape)
     x, angles = model.embed(tokens.reshape(-1, 1), positions.reshape(-1, 1))
-    heads = (model.config.kv_heads, model.config.heads // model.config.kv_heads)
-    in_prompt = jnp.arange(prompts.keys.shape[3]) < prompts.lengths[:, None, None, None, None]
-    in_past = jnp.arange(caches[0][0].shape[2]) <= t
+    in_prompt = jnp.arange(prompts.caches[0][1].shape[2]) < prompts.lengths[:, None, None]
+    in_past = jnp.arange(caches[0][1].shape[2]) <= t
 
     def attend(q, k, v, prompt_k, prompt_v, past_k, past_v):  # noqa: ANN001
-        """One softmax over the prompt's keys [G, K, P, H] and the candidate's own [S, K, T, H]."""
-        size = q.shape[-1]
-        q = (q * size**-0.5).reshape(-1, *heads, size)
-        past_k = jax.lax.dynamic_update_slice_in_dim(past_k, jnp.swapaxes(k, 1, 2), t, axis=2)
-        past_v = jax.lax.dynamic_update_slice_in_dim(past_v, jnp.swapaxes(v, 1, 2), t, axis=2)
-        dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        grouped = q.reshape(groups, candidates, *heads, size)
-        before = jnp.where(in_prompt, dot("GCKQH,GKPH->GCKQP", grouped, prompt_k), MASKED)
-        since = jnp.where(in_past, dot("SKQH,SKTH->SKQT", q, past_k), MASKED)
-        scores = jnp.concatenate([before.reshape(*since.shape[:3], -1), since], axis=-1)
+        """One softmax over the prompt's keys and the candidate's own; Q = N / K."""
+        kv_heads, size = k.shape[2:]
+        q = rearrange(q * size**-0.5, "S 1 (K Q) H -> K S Q H", K=kv_heads)
+        k, v = rearrange(k, "S 1 K H -> K S H 1"), rearrange(v, "S 1 K H -> K S 1 H")
+        past_k = jax.lax.dynamic_update_slice_in_dim(past_k, k, t, axis=3)
+        past_v = jax.lax.dynamic_update_slice_in_dim(past_v, v, t, axis=2)
+
+        dot = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+        own = jnp.where(in_past, dot(q, past_k), MASKED)
+        shared = (kv_heads, groups, -1)
+        before = jnp.where(in_prompt, dot(q.reshape(*shared, size), prompt_k), MASKED)
+        scores = jnp.concatenate([before.reshape(*own.shape[:3], -1), own], axis=-1)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        before, since = jnp.split(weights, [prompt_k.shape[2]], axis=-1)
-        before = before.reshape(groups, candidates, *heads, -1)
-        y = dot("GCKQP,GKPH->GCKQH", before, prompt_v).reshape(q.shape)
-        y = y + dot("SKQT,SKTH->SKQH", since, past_v)
-        return y.astype(q.dtype).reshape(q.shape[0], 1, -1, size), (past_k, past_v)
+        before, own = jnp.split(weights, [before.shape[-1]], axis=-1)
+        y = dot(own, past_v)
+        y = y + dot(before.reshape(*shared, before.shape[-1]), prompt_v).reshape(y.shape)
+        return rearrange(y.astype(k.dtype), "K S Q H -> S 1 (K Q) H"), (past_k, past_v)
 
     updated = []
-    for i, (layer, past) in enumerate(zip(layers, caches, strict=True)):
-        x, past = layer(x, angles, attend, (prompts.keys[i], prompts.values[i], *past))
+    for layer, prompt, past in zip(layers, prompts.caches, caches, strict=True):
+        x, past = layer(x, angles, attend, (*prompt, *past))
         updated.append(past)
     return model.norm(x).reshape(groups, candidates, -1), updated
 
 
-def draw_code_or_end(logits: jax.Array, keys: jax.Array, config: SamplerConfig) -> jax.Array:
-    """0 for END, else 1 + a code: int32 [...] of logits [..., 1 + codes], END first.
-
-    END is drawn with the probability the model gives it, the codes by `draw`. Were END among what
-    is cut at `top_k`, a model that spreads over a thousand codes (a small one does) would stop
-    early: the 50 kept share what the others had, and END's share grows with them.
-    """
-    end = jnp.exp(logits[..., 0] - jax.nn.logsumexp(logits, axis=-1))
-    uniform = lambda key: jax.random.uniform(jax.random.fold_in(key, 1))  # noqa: E731
-    for _ in keys.shape:
-        uniform = jax.vmap(uniform)
-    codes = draw(logits.at[..., 0].set(MASKED), keys, config)
-    return jnp.where(uniform(keys) < end, 0, codes)
+def uniform(keys: jax.Array) -> jax.Array:
+    """A number in [0, 1) for each key [G, C], independent of what `draw` makes of the key."""
+    one = lambda key: jax.random.uniform(jax.random.fold_in(key, 1))  # noqa: E731
+    return jax.vmap(jax.vmap(one))(keys)
 
 
 def draw(logits: jax.Array, keys: jax.Array, config: SamplerConfig) -> jax.Array:
-    """One index for each row of logits [..., V] with its key [...]: int32 [...].
+    """One index for each row of logits [G, C, V] with its key [G, C]: int32 [G, C].
 
     Temperature, then the `top_k` most probable, then of those the fewest that hold `top_p` of the
     probability, as transformers orders them; the draw is by the Gumbel-max rule.
@@ -237,9 +240,7 @@ def draw(logits: jax.Array, keys: jax.Array, config: SamplerConfig) -> jax.Array
         shares = jax.nn.softmax(values, axis=-1)
         values = jnp.where(jnp.cumsum(shares, -1) - shares < config.top_p, values, MASKED)
     gumbel = functools.partial(jax.random.gumbel, shape=values.shape[-1:], dtype=values.dtype)
-    for _ in keys.shape:
-        gumbel = jax.vmap(gumbel)
-    place = jnp.argmax(values + gumbel(keys), axis=-1)
+    place = jnp.argmax(values + jax.vmap(jax.vmap(gumbel))(keys), axis=-1)
     if indices is None:
         return place.astype(jnp.int32)
     return jnp.take_along_axis(indices, place[..., None], axis=-1)[..., 0]
@@ -263,7 +264,7 @@ def grow(state: Candidates) -> Candidates:
         widths = [(0, x.shape[i] if i == axis else 0) for i in range(x.ndim)]
         return jnp.pad(x, widths)
 
-    caches = [(double(k, 2), double(v, 2)) for k, v in state.caches]
+    caches = [(double(k, 3), double(v, 2)) for k, v in state.caches]
     return state._replace(caches=caches, codes=double(state.codes, 2))
 
 

@@ -5,44 +5,56 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import nano_vocabulary
-from llasa_jax.search import sampler as module
 from llasa_jax.search.sampler import Sampler, draw
 
 CODES = 40
 VOCABULARY = nano_vocabulary(CODES)
 CONFIG = DecoderConfig(
-    dim=32, ffn=48, layers=2, heads=4, kv_heads=2, head_dim=8, text_vocab=267, codes=CODES
+    dim=32,
+    ffn=48,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    text_vocab=267,
+    codes=CODES,
+    tied_embeddings=False,
 )
 TEXTS = ("Hello there.", "A longer sentence, of a few words more.", "Yes")
 PROMPTS = [VOCABULARY.prompt(text) for text in TEXTS]
+
+
+BOUNDS = dict(min_codes=[1, 5, 3], max_codes=[30, 20, 100])
 
 
 @functools.cache
 def model():
     """A small decoder with sharp, uneven logits, so that a wrong cache shows."""
     graphdef, params = nn.split(Decoder(CONFIG, rngs=nnx.Rngs(0)))
-    params["embedding"] = params["embedding"] * 20
-    return graphdef, params
+    return graphdef, params | {name: params[name] * 20 for name in ("embedding", "head")}
+
+
+def sampler(slots=12):
+    return Sampler(*model(), VOCABULARY, slots=slots, room=64)
 
 
 @functools.cache
-def takes(**changes):
-    sampler = Sampler(*model(), VOCABULARY, SamplerConfig(**changes.pop("config", {})), slots=12)
-    arguments = dict(prompts=PROMPTS, candidates=4, min_codes=[1, 5, 3], max_codes=[30, 20, 150])
-    return sampler(**{**arguments, "seed": 7, **changes})
+def takes():
+    """Four of each prompt; some of the last outgrow the first caches."""
+    pools = sampler()(PROMPTS, candidates=4, seed=7, **BOUNDS)
+    assert max(len(take.codes) for take in pools[2]) > 64
+    return pools
 
 
 @jax.jit
-def log_probability(ids, start, length):
-    """Of ids[start:start + length] by a full forward pass, over the speech ids and END."""
+def log_probabilities(ids):
+    """Of every next id [n, V] by a full forward pass, over the speech ids and END."""
     decoder = nn.merge(*model())
     hidden = decoder.hidden(ids[None], jnp.arange(len(ids))[None])[0]
     logits = decoder.logits(hidden)
@@ -50,10 +62,12 @@ def log_probability(ids, start, length):
     allowed = allowed.at[VOCABULARY.speech_end].set(True) & (
         jnp.arange(logits.shape[-1]) < VOCABULARY.size
     )
-    nats = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
-    nats = jnp.take_along_axis(nats[:-1], ids[1:, None], axis=1)[:, 0]
-    place = jnp.arange(len(nats)) + 1
-    return jnp.sum(jnp.where((place >= start) & (place < start + length), nats, 0.0))
+    return jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
+
+
+def row(*parts):
+    ids = np.concatenate(parts)
+    return np.pad(ids, (0, 256 - len(ids)))
 
 
 def test_log_probability_from_the_cache_is_that_of_a_full_pass():
@@ -61,14 +75,26 @@ def test_log_probability_from_the_cache_is_that_of_a_full_pass():
         for take in pool:
             said = VOCABULARY.speech_ids(take.codes)
             said = np.append(said, VOCABULARY.speech_end) if take.stopped else said
-            ids = np.zeros(256, np.int32)
-            ids[: len(prompt) + len(said)] = [*prompt, *said]
-            expected = log_probability(ids, len(prompt), len(said))
-            assert take.log_probability == pytest.approx(float(expected), abs=1e-3, rel=1e-5)
+            nats = np.asarray(log_probabilities(row(prompt, said)), np.float64)
+            expected = sum(nats[len(prompt) - 1 + i, token] for i, token in enumerate(said))
+            assert take.log_probability == pytest.approx(expected, abs=1e-4, rel=1e-6)
+
+
+def test_end_has_the_probability_that_the_model_gives_it():
+    pools = sampler()(PROMPTS, candidates=400, seed=0, min_codes=[1] * 3, max_codes=[1] * 3)
+    for prompt, pool in zip(PROMPTS, pools, strict=True):
+        end = {}
+        for code in {int(take.codes[0]) for take in pool}:
+            nats = log_probabilities(row(prompt, VOCABULARY.speech_ids([code])))
+            end[code] = np.exp(nats[len(prompt), VOCABULARY.speech_end])
+        shares = np.array([end[int(take.codes[0])] for take in pool])
+        stopped = np.array([take.stopped for take in pool])
+        deviation = np.sqrt(np.sum(shares * (1 - shares)))
+        assert abs(stopped.sum() - shares.sum()) < 4 * deviation
 
 
 def test_bounds_are_kept_and_end_never_comes_first():
-    for pool, least, most in zip(takes(), (1, 5, 3), (30, 20, 150), strict=True):
+    for pool, least, most in zip(takes(), *BOUNDS.values(), strict=True):
         for take in pool:
             assert least <= len(take.codes) <= most
             assert take.stopped or len(take.codes) == most
@@ -82,27 +108,20 @@ def equal(one, two):
 
 
 def test_a_candidate_does_not_depend_on_its_company():
-    sampler = Sampler(*model(), VOCABULARY, slots=12)
-    arguments = dict(min_codes=[3], max_codes=[150], seed=7, keys=[2])
-    alone = sampler([PROMPTS[2]], candidates=12, **arguments)[0]
-    assert all(map(equal, takes()[2], alone))
-    turns = Sampler(*model(), VOCABULARY, slots=5)([PROMPTS[2]], candidates=12, **arguments)[0]
-    assert len(turns) == 12 and all(map(equal, alone, turns))
-    one = sampler([PROMPTS[2]], candidates=1, **arguments)[0]
-    assert equal(one[0], alone[0])
-    other = sampler([PROMPTS[2]], candidates=1, **{**arguments, "seed": 8})[0]
-    assert not equal(other[0], alone[0])
+    texts = ("Another sentence of a good few words.", TEXTS[2], "Others.")
+    company = [VOCABULARY.prompt(text) for text in texts]
+    bounds = dict(min_codes=[9, 3, 9], max_codes=[110, 100, 70])
+    found = sampler()(company, candidates=4, seed=7, keys=[5, 2, 9], **bounds)[1]
+    for one, two in zip(takes()[2], found, strict=True):
+        assert equal(one, two) and one.log_probability == two.log_probability
 
 
-def test_caches_that_grow_change_nothing(monkeypatch):
-    monkeypatch.setattr(module, "FIRST_LENGTH", 4)
-    sampler = Sampler(*model(), VOCABULARY, slots=12)
-    arguments = dict(candidates=4, min_codes=[1, 5, 3], max_codes=[30, 20, 150], seed=7)
-    jax.clear_caches()  # the length is read when a program is made
-    grown = sampler(PROMPTS, **arguments)
-    jax.clear_caches()
-    for one, two in zip(takes(), grown, strict=True):
-        assert all(map(equal, one, two))
+def test_pools_are_nested_and_turns_change_nothing():
+    bounds = dict(min_codes=[1], max_codes=[30])
+    turns = sampler(2)([PROMPTS[0]], candidates=5, seed=7, **bounds)[0]
+    assert len(turns) == 5 and all(map(equal, takes()[0], turns))
+    other = sampler(2)([PROMPTS[0]], candidates=2, seed=8, **bounds)[0]
+    assert not any(map(equal, other, turns))
 
 
 def test_no_prompts_and_a_foreign_vocabulary():
@@ -111,15 +130,21 @@ def test_no_prompts_and_a_foreign_vocabulary():
         Sampler(*model(), nano_vocabulary(41))
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 6), st.floats(0.05, 1), st.floats(0.3, 2), st.integers(0, 99))
-def test_draw_keeps_to_top_k_and_top_p(top_k, top_p, temperature, seed):
+jitted_draw = jax.jit(draw, static_argnums=2)
+
+
+@pytest.mark.parametrize(
+    "top_k, top_p, temperature", [(0, 0.6, 0.7), (4, 1.0, 1.5), (3, 0.5, 1.0), (1, 0.1, 1.0)]
+)
+def test_draw_keeps_to_top_k_and_top_p(top_k, top_p, temperature):
     config = SamplerConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    logits = 3 * jax.random.normal(jax.random.key(seed), (50, 9))
-    found = draw(logits, jax.random.split(jax.random.key(seed + 1), 50), config)
-    for row, choice in zip(np.asarray(logits, np.float64) / temperature, found, strict=True):
-        order = np.argsort(-row)[: top_k or 9]
-        shares = np.exp(row[order] - row[order[0]])
+    logits = 3 * jax.random.normal(jax.random.key(1), (20, 10, 9))
+    keys = jax.random.split(jax.random.key(2), (20, 10))
+    found = jitted_draw(logits, keys, config).reshape(-1)
+    logits = logits.reshape(-1, 9)
+    for scores, choice in zip(np.asarray(logits, np.float64) / temperature, found, strict=True):
+        order = np.argsort(-scores)[: top_k or 9]
+        shares = np.exp(scores[order] - scores[order[0]])
         shares /= shares.sum()
         before = np.cumsum(shares) - shares
         assert int(choice) in order[before < top_p + 1e-5]
@@ -127,9 +152,9 @@ def test_draw_keeps_to_top_k_and_top_p(top_k, top_p, temperature, seed):
 
 def test_draw_follows_the_distribution():
     logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
-    keys = jax.random.split(jax.random.key(0), 20000)
+    keys = jax.random.split(jax.random.key(0), (100, 200))
     for top_k, shares in ((0, [0.5, 0.3, 0.15, 0.05]), (2, [0.625, 0.375, 0, 0])):
         config = SamplerConfig(temperature=1.0, top_k=top_k)
-        drawn = draw(jnp.broadcast_to(logits, (20000, 4)), keys, config)
-        counts = np.bincount(np.asarray(drawn), minlength=4) / 20000
+        drawn = jitted_draw(jnp.broadcast_to(logits, (100, 200, 4)), keys, config)
+        counts = np.bincount(np.asarray(drawn).reshape(-1), minlength=4) / drawn.size
         np.testing.assert_allclose(counts, shares, atol=0.015)
