@@ -40,6 +40,7 @@ def test_launch_scripts_of_the_readme_exist():
         assert (Path(__file__).parents[1] / script).is_file()
 
 
+@pytest.mark.timeout(900)
 def test_the_stages_one_by_one(speech_corpus, tmp_path):
     block = next(block for block in BLOCKS if "llasa data prepare" in block)
     (tmp_path / "recordings").symlink_to(speech_corpus / "low")
