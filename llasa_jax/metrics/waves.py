@@ -52,9 +52,7 @@ def pesq(reference: np.ndarray, wave: np.ndarray, rate: int, band: str = "wb") -
     try:
         import pesq as package
     except ImportError as error:
-        raise UserError(
-            "PESQ needs the package pesq: pip install 'llasa-jax[eval]'"
-        ) from error
+        raise UserError("PESQ needs the package pesq: pip install 'llasa-jax[eval]'") from error
     reference, wave = (resample(x, rate, 16_000) for x in _pair(reference, wave))
     if not reference.any() or not wave.any():
         return None

@@ -13,7 +13,6 @@ import pytest
 
 from llasa_jax.audio.io import read_audio
 
-
 pytestmark = pytest.mark.timeout(900)  # the whole path, compiled stage by stage
 
 
