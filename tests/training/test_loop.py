@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -161,10 +162,10 @@ def test_a_run_of_steps_that_are_not_finite_ends(tmp_path):
 
 
 class Clock:
-    """Time as `fit` sees it: a second a step after a first one that compiles for ten."""
+    """Time as `fit` sees it at its start and at its looks, after 8, 16, 32, ... steps."""
 
-    def __init__(self):
-        self.now = iter([0.0, 18.0, 26.0])
+    def __init__(self, *seconds):
+        self.now = iter(seconds or (0, 18, 26))
 
     def monotonic(self):
         return next(self.now)
@@ -182,6 +183,13 @@ def test_a_budget_shortens_the_run_once(tmp_path, monkeypatch):
     assert resumed.steps == 21 and resumed.curve[-1]["step"] == 21
     # The schedule spans the new length: the last rate is near the final one.
     assert resumed.curve[-1]["rate"] < 0.2 * CONFIG.optimizer.peak
+
+
+def test_a_second_look_mends_what_the_first_one_promised(tmp_path, monkeypatch):
+    """8 steps in 8 s promise 66 steps in 68 s; then 16 take 32 s: the 18 s left afford 9 more."""
+    monkeypatch.setattr(loop, "time", Clock(0, 10, 18, 50))
+    config = replace(CONFIG, steps=100, valid_every=100, save_every=100)
+    assert run(tmp_path, config=config, budget=68).steps == 41
 
 
 @pytest.mark.parametrize("stop", [6, 12])
