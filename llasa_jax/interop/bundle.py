@@ -28,12 +28,15 @@ def save_part(folder: Path, name: str, config: Any, params: dict, about: dict | 
         config: the part's configuration, a dataclass of `llasa_jax.config`.
         about: anything JSON-able to keep with it (speaker embeddings' names, training figures).
     """
-    metadata = {"kind": type(config).__name__, "config": json.dumps(to_dict(config))}
-    metadata["about"] = json.dumps(about or {}, sort_keys=True)
+    part = {"kind": type(config).__name__, "config": to_dict(config), "about": about or {}}
+    # One entry: safetensors writes several in any order, and equal parts must be equal files.
+    metadata = {"part": json.dumps(part, sort_keys=True)}
     temporary = folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(flatten(jax.device_get(params)), temporary, metadata)
+        # safetensors writes a transposed view as if it were not one.
+        tensors = jax.tree.map(lambda leaf: np.asarray(leaf, order="C"), jax.device_get(params))
+        save_file(flatten(tensors), temporary, metadata)
         os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {folder / name}.safetensors: {error}") from error
@@ -62,20 +65,24 @@ def load_part(
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        values, about = json.loads(metadata["config"]), json.loads(metadata["about"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        part = json.loads(metadata["part"])
+        held, values, about = part["kind"], part["config"], part["about"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no whole model part ({error}); copy or train it again") from error
-    if metadata.get("kind") != kind.__name__:
-        raise UserError(f"{path}: holds a {metadata.get('kind')}, expected a {kind.__name__}")
-    config = from_dict(kind, values)
+    if held != kind.__name__:
+        raise UserError(f"{path}: holds a {held}, expected a {kind.__name__}")
+    try:
+        config = from_dict(kind, values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     _, template = nn.abstract(lambda rngs: build(config, rngs))
-    expected = {key: leaf.shape for key, leaf in flatten(template).items()}
-    found = {key: tensor.shape for key, tensor in tensors.items()}
+    expected = {key: f"{leaf.dtype} {leaf.shape}" for key, leaf in flatten(template).items()}
+    found = {key: f"{tensor.dtype} {tensor.shape}" for key, tensor in tensors.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise UserError(
-                f"{path}: tensor {key} has shape {found.get(key)}, its configuration says "
-                f"{expected.get(key)}; the file belongs to another configuration"
+                f"{path}: tensor {key} is {found.get(key, 'missing')}, its configuration says "
+                f"{expected.get(key, 'none')}; the file belongs to another configuration"
             )
         if not np.isfinite(tensors[key]).all():
             raise UserError(f"{path}: tensor {key} holds NaN or infinity; train it again")
