@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -354,7 +353,7 @@ def report(run: "Quickstart", ledger: "Ledger") -> dict:
         "search": found,
         "stages": times,
         "seconds": {"total": sum(t["seconds"] for t in times)},
-        "peak_memory_gib": peak_memory_gib(),
+        "peak_memory_gib": max(e["peak_memory_gib"] for e in ledger.entries.values()),
         "curves": {
             name: [{k: v for k, v in row.items() if k in SHOWN_CURVES} for row in curve(run, name)]
             for name in ("codec", "lm", "recogniser")
@@ -415,10 +414,3 @@ def machine() -> dict:
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
-
-
-def peak_memory_gib() -> float:
-    """Of this process, and of the largest of its children as if two ran at once."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + 2 * child) / 2**20

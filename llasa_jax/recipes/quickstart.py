@@ -20,6 +20,7 @@ from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
 from llasa_jax.recipes import measure, stages
+from llasa_jax.recipes.memory import PeakMemory
 
 MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
@@ -120,7 +121,7 @@ def _claim(run: Quickstart) -> None:
 
 
 class Ledger:
-    """What each stage gave and how long it took, over interruptions: `stages.json`."""
+    """What each stage gave, took and held, over interruptions: `stages.json`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -128,15 +129,18 @@ class Ledger:
 
     def run(self, name: str, stage: Callable[[], dict]) -> dict:
         """The stage's result: from the ledger if it is done, else by running it."""
-        entry = self.entries.setdefault(name, {"seconds": 0.0})
+        entry = self.entries.setdefault(name, {"seconds": 0.0, "peak_memory_gib": 0.0})
         if "result" in entry:
             log(f"{name}: done before")
             return entry["result"]
         start = time.monotonic()
+        memory = PeakMemory()
         try:
-            result = stage()
+            with memory:
+                result = stage()
         finally:
             entry["seconds"] += time.monotonic() - start
+            entry["peak_memory_gib"] = max(entry["peak_memory_gib"], memory.gib)
             stages.write_json(self.path, self.entries)
         entry["result"] = result
         stages.write_json(self.path, self.entries)

@@ -146,10 +146,11 @@ def decode(
         logits = head_logits(state.hidden, code_rows, model.config.codes)
         norm = jnp.logaddexp(end_logit, jax.nn.logsumexp(logits, axis=-1))
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(state.keys, t)
-        # END has the model's own probability. Were it among what is cut at `top_k`, a model that
-        # spreads over a thousand codes (a small one does) would stop early: the codes that are
-        # kept share what the others had, and END's share would grow with theirs.
-        ended = uniform(keys) < jnp.exp(end_logit - norm)
+        # END has its probability at the sampler's temperature, before anything is cut. Were it
+        # among what is cut at `top_k`, a model that spreads over a thousand codes (a small one
+        # does) would stop early: the kept codes share what the others had, and END gains with them.
+        others = jax.nn.logsumexp(logits / config.temperature, axis=-1)
+        ended = uniform(keys) < jax.nn.sigmoid(end_logit / config.temperature - others)
         ended &= (t >= prompts.min_codes)[:, None]
         code = draw(logits, keys, config)
         chosen = jnp.take_along_axis(logits, code[..., None], axis=-1)[..., 0]

@@ -80,13 +80,14 @@ def test_log_probability_from_the_cache_is_that_of_a_full_pass():
             assert take.log_probability == pytest.approx(expected, abs=1e-4, rel=1e-6)
 
 
-def test_end_has_the_probability_that_the_model_gives_it():
+def test_end_has_its_probability_at_the_temperature_before_anything_is_cut():
     pools = sampler()(PROMPTS, candidates=400, seed=0, min_codes=[1] * 3, max_codes=[1] * 3)
     for prompt, pool in zip(PROMPTS, pools, strict=True):
         end = {}
         for code in {int(take.codes[0]) for take in pool}:
             nats = log_probabilities(row(prompt, VOCABULARY.speech_ids([code])))
-            end[code] = np.exp(nats[len(prompt), VOCABULARY.speech_end])
+            warm = np.exp(np.asarray(nats[len(prompt)], np.float64) / SamplerConfig().temperature)
+            end[code] = warm[VOCABULARY.speech_end] / warm.sum()
         shares = np.array([end[int(take.codes[0])] for take in pool])
         stopped = np.array([take.stopped for take in pool])
         deviation = np.sqrt(np.sum(shares * (1 - shares)))
