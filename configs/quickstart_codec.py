@@ -1,4 +1,15 @@
-"""The codec of `llasa quickstart`: X-Codec2's kind, small enough for minutes on a CPU."""
+"""The codec of `llasa quickstart`: X-Codec2's kind, small enough for minutes on a CPU.
+
+    llasa codec train quickstart_codec --store runs/mine/corpus --out runs/mine
+
+16 kHz, one FSQ code of 4^7 = 16,384 every 320 samples: 700 bit/s. 6.7 M parameters. 1,700 steps of
+8 crops of 1.28 s: 4.8 hours of audio drawn, about 3.5e13 FLOPs in the model and as many again in
+Muon's orthogonalisation. Expected: 440 s on 2 cores, held-out STOI 0.88 on synthetic and 0.80 on
+recorded English speech (1,421 steps on a busy machine gave 0.878 and 0.803).
+
+X-Codec2 has 4^8 codes, a time-domain encoder, discriminators and a mel floor of 1e-5; why this one
+differs stands in docs/quickstart.md, with numbers.
+"""
 
 from llasa_jax.config import (
     CodecConfig,

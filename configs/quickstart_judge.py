@@ -1,4 +1,10 @@
-"""The judge where pocketsphinx knows no word: a transformer CTC recogniser of its own data."""
+"""The judge where pocketsphinx knows no word: a transformer CTC recogniser of its own data.
+
+    llasa quickstart --corpus fillets-nl
+
+2.1 M parameters, 450 steps of 16 sentences; trained on the half of the recordings that the content
+verifier does not see. Expected: 70 s on 2 cores; its error rate stands in the report.
+"""
 
 from llasa_jax.config import OptimizerConfig, RecogniserConfig, RecogniserRun, TrainConfig
 

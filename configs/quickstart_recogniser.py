@@ -1,4 +1,10 @@
-"""The content verifier of `llasa quickstart`: a convolutional CTC recogniser."""
+"""The content verifier of `llasa quickstart`: a convolutional CTC recogniser.
+
+    llasa quickstart
+
+1.8 M parameters; up to 1,300 steps of 8 sentences of some 3 s, about 6e9 FLOPs a step. Expected:
+70 s on 2 cores; 27 % of characters wrong on held-out synthetic sentences after 757 steps.
+"""
 
 from llasa_jax.config import OptimizerConfig, RecogniserConfig, RecogniserRun, TrainConfig
 

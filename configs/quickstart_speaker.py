@@ -1,4 +1,10 @@
-"""The speaker verifier of `llasa quickstart`: a small encoder that tells the voices apart."""
+"""The speaker verifier of `llasa quickstart`: a small encoder that tells the voices apart.
+
+    llasa quickstart
+
+0.15 M parameters, 200 steps of 24 crops of 1.6 s, about 2e9 FLOPs a step. Expected: 10 s on 2 cores;
+the voice of 97 % of held-out crops among 10.
+"""
 
 from llasa_jax.config import OptimizerConfig, SpeakerConfig, SpeakerRun, TrainConfig
 

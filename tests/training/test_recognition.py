@@ -68,7 +68,7 @@ def training(steps: int, batch: int) -> TrainConfig:
 
 def test_a_recogniser_learns_to_hear(store, tmp_path):
     config = RecogniserConfig(alphabet="ab", dim=32, layers=2, width=3, mel_bins=40)
-    run = RecogniserRun(config, training(90, 8))
+    run = RecogniserRun(config, training(200, 8))
     batches = transcribed(store, range(40), 8, run.max_seconds, "ab", 0)
     validate = recogniser_validation(run, store, range(40, 48))
     fitted = fit(recogniser_objective(run), batches, run.train, tmp_path, seed=0)
