@@ -2,8 +2,8 @@
 
     llasa quickstart
 
-0.15 M parameters, 200 steps of 24 crops of 1.6 s, about 2e9 FLOPs a step. Expected: 10 s on 2 cores;
-the voice of 97 % of held-out crops among 10.
+0.15 M parameters, 200 steps of 24 crops of 1.6 s, about 2e9 FLOPs a step. Expected: 10 s on 2
+cores; the voice of 97 % of held-out crops among 10.
 """
 
 from llasa_jax.config import OptimizerConfig, SpeakerConfig, SpeakerRun, TrainConfig
