@@ -2,9 +2,9 @@
 
     llasa codec train quickstart_codec --store runs/mine/corpus --out runs/mine
 
-16 kHz, one FSQ code of 4^7 = 16,384 every 320 samples: 700 bit/s. 6.7 M parameters. 1,700 steps of
-8 crops of 1.28 s: 4.8 hours of audio drawn, about 3.5e13 FLOPs in the model and as many again in
-Muon's orthogonalisation. Expected: 440 s on 2 cores, held-out STOI 0.88 on synthetic and 0.80 on
+16 kHz, one FSQ code of 4^7 = 16,384 every 320 samples: 700 bit/s. 6.7 M parameters. 1,850 steps of
+8 crops of 1.28 s: 5.3 hours of audio drawn, about 3.8e13 FLOPs in the model and as many again in
+Muon's orthogonalisation. Expected: 470 s on 2 cores, held-out STOI 0.88 on synthetic and 0.80 on
 recorded English speech (1,421 steps on a busy machine gave 0.878 and 0.803).
 
 X-Codec2 has 4^8 codes, a time-domain encoder, discriminators and a mel floor of 1e-5; why this one
@@ -29,7 +29,7 @@ def get_config() -> CodecRun:
             scan_layers=False,
         ),
         train=TrainConfig(
-            steps=1700,
+            steps=1850,
             batch=8,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.03, beta1=0.8, beta2=0.95

@@ -4,7 +4,7 @@
 
 4 layers of 192, grouped-query attention, tied embeddings, the built-in byte tokenizer (267 ids), 8
 tags and 16,384 codes: 4.9 M parameters, 3.2 M of them the table. Steps of 8 rows of 512 (4,096
-tokens, 1.2e11 FLOPs); 130 s on 2 cores allow 100 to 200 of the 700. Expected: 6.6 nats a code after
+tokens, 1.2e11 FLOPs); 100 s on 2 cores allow 80 to 150 of the 700. Expected: 6.6 nats a code after
 136 steps, where a Kneser-Ney bigram has 8.1. It is not intelligible.
 """
 
