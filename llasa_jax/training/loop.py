@@ -58,8 +58,9 @@ def fit(
             a resumed run sees what the undisturbed one sees.
         validate: params -> metrics, called every `valid_every` steps and at the end.
         budget: seconds for this run, compiling included. A machine too slow for `steps` in them
-            makes fewer: as many as its latest rate affords, looked at now and then in the first
-            half of the run and kept in `plan.json`, which a resumed run follows.
+            makes fewer: as many as its latest rate affords, but a tenth at least, looked at now
+            and then in the first half of the run and kept in `plan.json`, which a resumed run
+            follows.
 
     Raises:
         UserError: if the loss is not finite, or the folder belongs to another run.
@@ -228,7 +229,7 @@ class _Pace:
         if step > self.start + WARM_STEPS:
             left = max(self.budget - (now - self.began), 0.0)
             affordable = step + int(left * self.window / max(now - self.before, 1e-9))
-            steps = min(self.wanted, affordable)
+            steps = min(self.wanted, max(affordable, self.wanted // 10))
             if steps != self.plan.steps:
                 log(f"time for {steps} of {self.wanted} steps on this machine")
             self.plan.decide(steps)
