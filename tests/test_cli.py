@@ -55,7 +55,6 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, line,
     assert not any(tmp_path.iterdir())  # nothing half-written
 
 
-@pytest.mark.xfail(strict=True, reason="quickstart claims the folder before it knows the corpus")
 def test_a_mistyped_corpus_does_not_claim_the_folder(tmp_path, capsys):
     for name in ("quickstrat", "quickstart-synthetc"):
         assert main(["quickstart", "--corpus", name, "--out", str(tmp_path / "o")]) == 2

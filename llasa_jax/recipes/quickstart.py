@@ -15,7 +15,7 @@ from typing import Any, Literal
 from llasa_jax.config import CodecRun, DecoderRun, RecogniserRun, SpeakerRun, load_config
 from llasa_jax.console import log
 from llasa_jax.data.codes import read_codes
-from llasa_jax.data.corpora import named_corpus
+from llasa_jax.data.corpora import NAMES, named_corpus
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
@@ -80,6 +80,8 @@ def quickstart(out: Path, minutes: float, corpus: str | None, seed: int) -> dict
     """
     if not 0.1 <= minutes <= 24 * 60:
         raise UserError(f"--minutes {minutes:g}: give from 0.1 to 1440")
+    if corpus is not None and corpus not in NAMES:
+        named_corpus(corpus)  # a mistyped name or an empty folder claims no run's folder
     run = Quickstart(out, minutes, corpus, seed)
     _claim(run)
     ledger = Ledger(out / "stages.json")
