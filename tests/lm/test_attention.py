@@ -1,10 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llasa_jax.errors import UserError
-from llasa_jax.lm.attention import attention
+from llasa_jax.lm.attention import attention, reference_attention
 
 
 def tensors(length, batch=2, heads=4, kv_heads=2, size=8):
@@ -31,10 +33,23 @@ def by_hand(q, k, v, segments):
 def test_reference_is_the_definition(length):
     q, k, v = tensors(length)
     segments = np.sort(np.random.default_rng(0).integers(0, 3, (2, length)), axis=1)
-    found = attention(q, k, v, jnp.asarray(segments))
+    found = jax.jit(attention)(q, k, v, jnp.asarray(segments))
     np.testing.assert_allclose(found, by_hand(q, k, v, segments), atol=1e-5)
-    alone = attention(q, k, v)
+    alone = jax.jit(attention)(q, k, v)
     np.testing.assert_allclose(alone, by_hand(q, k, v, np.zeros((2, length))), atol=1e-5)
+
+
+def test_blocks_change_neither_values_nor_gradients():
+    inputs = tensors(45)
+    segments = jnp.repeat(jnp.arange(3)[None], 15, axis=1).repeat(2, axis=0)
+
+    def value(inputs, block):
+        return jnp.sum(reference_attention(*inputs, segments, block=block) ** 2)
+
+    slopes = jax.jit(jax.value_and_grad(value), static_argnums=1)
+    whole, blocks = slopes(inputs, 45), slopes(inputs, 16)
+    equal = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(equal, whole, blocks)
 
 
 def test_unknown_implementation_is_refused():
