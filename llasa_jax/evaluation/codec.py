@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.errors import UserError
 from llasa_jax.metrics import statistics
 from llasa_jax.metrics.text import word_errors
 from llasa_jax.metrics.waves import stoi
@@ -18,10 +19,16 @@ def resynthesise(codec: BatchCodec, waves: Sequence[np.ndarray]) -> list[np.ndar
 def mean_stoi(
     waves: Sequence[np.ndarray], rebuilt: Sequence[np.ndarray], rate: int
 ) -> statistics.Interval:
-    """Mean STOI over utterances, with its bootstrap interval; too short ones are left out."""
+    """Mean STOI over utterances, with its bootstrap interval; too short ones are left out.
+
+    Raises:
+        UserError: if all are too short.
+    """
     pairs = ((a[: len(b)], b[: len(a)]) for a, b in zip(waves, rebuilt, strict=True))
-    values = [stoi(a, b, rate) for a, b in pairs]
-    return statistics.mean([value for value in values if value is not None])
+    values = [value for a, b in pairs if (value := stoi(a, b, rate)) is not None]
+    if not values:
+        raise UserError(f"no STOI: none of {len(waves)} utterances has 0.4 s of speech; use longer")
+    return statistics.mean(values)
 
 
 def word_error_ratio(
