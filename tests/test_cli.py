@@ -1,5 +1,6 @@
 """The command's manners: one line and status 2 for bad input, results alone on stdout."""
 
+import signal
 import subprocess
 import sys
 
@@ -7,6 +8,14 @@ import pytest
 
 from llasa_jax import __version__
 from llasa_jax.cli import main
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    """`main` takes over SIGTERM; the tests' own process gets it back."""
+    old = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, old)
 
 
 def run(*arguments):
