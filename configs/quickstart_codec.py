@@ -15,6 +15,7 @@ from llasa_jax.config import (
     CodecConfig,
     CodecRun,
     OptimizerConfig,
+    SpectralConfig,
     TrainConfig,
     TransformerConfig,
 )
@@ -24,7 +25,9 @@ def get_config() -> CodecRun:
     return CodecRun(
         codec=CodecConfig(
             levels=(4,) * 7,
-            encoder=TransformerConfig(dim=192, ffn=768, layers=2, heads=4),
+            spectral=SpectralConfig(
+                transformer=TransformerConfig(dim=192, ffn=768, layers=2, heads=4)
+            ),
             decoder=TransformerConfig(dim=256, ffn=1024, layers=3, heads=4),
             scan_layers=False,
         ),

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -40,38 +41,149 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
+class RecogniserConfig:
+    """A CTC recogniser: log-mel frames in, characters out.
+
+    `kind` names the architecture: "conv" (dilated convolutions) or "transformer".
+    """
+
+    kind: Literal["conv", "transformer"] = "conv"
+    sample_rate: int = 16000
+    mel_bins: int = 80
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
+    dim: int = 192
+    layers: int = 8
+    heads: int = 4
+    width: int = 9
+
+    def __post_init__(self):
+        ok = len(set(self.alphabet)) == len(self.alphabet) > 1
+        require(ok, "recogniser.alphabet: needs at least two characters, each once")
+        require(min(self.dim, self.layers, self.heads, self.width) > 0, "recogniser: sizes > 0")
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """The small acoustic encoder: log-mel frames through the decoder's kind of backbone."""
+
+    mel_bins: int = 100
+    transformer: TransformerConfig = TransformerConfig()
+
+    @property
+    def dim(self) -> int:
+        return self.transformer.dim
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """X-Codec2's acoustic encoder: strided convolutions on the wave, alias-free SnakeBeta.
+
+    Channels double at each of the `strides`, whose product is the codec's hop.
+    """
+
+    channels: int = 48
+    strides: tuple[int, ...] = (2, 2, 4, 4, 5)
+    dim: int = 1024
+
+    def __post_init__(self):
+        sizes = (self.channels, self.dim, *self.strides)
+        require(len(self.strides) > 0 and min(sizes) > 0, "codec.conv: sizes must be positive")
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """The semantic branch: frozen features of a speech-understanding model, and an adapter.
+
+    "wav2vec2-bert" is the first `layers` layers of that conformer, on Kaldi filter banks stacked in
+    pairs; the defaults are w2v-BERT 2.0's, cut where X-Codec2 cuts it; `edge` zeros stand on both
+    sides of the wave (X-Codec2 160, NeuCodec 0). "recogniser" is a CTC recogniser of this project,
+    `recogniser`, before its output layer.
+    """
+
+    kind: Literal["wav2vec2-bert", "recogniser"] = "wav2vec2-bert"
+    dim: int = 1024
+    ffn: int = 4096
+    layers: int = 16
+    heads: int = 16
+    mel_bins: int = 80
+    conv_width: int = 31
+    left: int = 64
+    right: int = 8
+    edge: int = 160
+    recogniser: RecogniserConfig | None = None
+
+    def __post_init__(self):
+        sizes = (self.dim, self.ffn, self.layers, self.heads, self.mel_bins, self.conv_width)
+        require(min(sizes) > 0, "codec.semantic: sizes must be positive")
+        require(
+            self.dim % self.heads == 0, f"codec.semantic: dim {self.dim} over {self.heads} heads"
+        )
+        if self.kind == "recogniser":
+            ok = self.recogniser is not None and self.recogniser.dim == self.dim
+            require(ok, "codec.semantic: kind recogniser needs `recogniser`, of the same dim")
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """An X-Codec2-kind codec: one FSQ codebook, one code a hop, ISTFT head.
 
-    `levels` are the FSQ levels, one a dimension: their product is the codebook's size.
+    `levels` are the FSQ levels, one a dimension: their product is the codebook's size. The encoder
+    is `spectral` or `conv`, with a `semantic` branch or none. `sample_rate` and `hop` are the
+    encoder's; the decoder may write at another `output_rate` (NeuCodec: 24 kHz of 16 kHz).
+
+    A `causal` decoder looks at no later frame and at most `window` earlier ones a layer: it can
+    stream. Its norms are over each frame alone.
     """
 
     sample_rate: int = 16000
     hop: int = 320
+    output_rate: int = 16000
     levels: tuple[int, ...] = (4,) * 8
-    mel_bins: int = 100
-    encoder: TransformerConfig = TransformerConfig()
+    spectral: SpectralConfig | None = SpectralConfig()
+    conv: ConvConfig | None = None
+    semantic: SemanticConfig | None = None
     decoder: TransformerConfig = TransformerConfig()
+    causal: bool = False
+    window: int = 64
     norm_groups: int = 32
     scan_layers: bool = True
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         # Of two levels, X-Codec2's double bound would reach only one.
         require(len(self.levels) > 0 and min(self.levels) >= 3, "codec.levels: at least 3 each")
         require(self.codebook_size <= 1 << 20, "codec.levels: over 2^20 codes")
-        sizes = (self.sample_rate, self.hop, self.mel_bins, self.norm_groups)
-        require(min(sizes) > 0, "codec: rate, hop, bins and groups must be positive")
+        sizes = (self.sample_rate, self.hop, self.output_rate, self.norm_groups, self.window)
+        require(min(sizes) > 0, "codec: rates, hop, window and groups must be positive")
+        one = (self.spectral is None) != (self.conv is None)
+        require(one, "codec: needs one acoustic encoder, `spectral` or `conv`")
+        if self.conv is not None:
+            stride = math.prod(self.conv.strides)
+            require(stride == self.hop, f"codec.conv.strides: multiply to {stride}, not {self.hop}")
+        whole = self.hop * self.output_rate % self.sample_rate == 0 and self.output_hop % 2 == 0
+        require(whole, f"codec.output_rate: {self.output_rate} gives no even number a hop")
         require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+        parts = {"decoder": self.decoder}
+        if self.spectral is not None:
+            parts["spectral.transformer"] = self.spectral.transformer
+        for name, part in parts.items():
             ok = part.dim % self.norm_groups == 0
             require(ok, f"codec.{name}.dim: {part.dim} over {self.norm_groups} norm groups")
 
     @property
+    def output_hop(self) -> int:
+        """Samples the decoder writes a code."""
+        return self.hop * self.output_rate // self.sample_rate
+
+    @property
+    def fused_dim(self) -> int:
+        """Width of what is quantised: the acoustic and the semantic features side by side."""
+        acoustic = self.spectral.dim if self.spectral is not None else self.conv.dim
+        return acoustic + (self.semantic.dim if self.semantic is not None else 0)
+
+    @property
     def codebook_size(self) -> int:
-        size = 1
-        for level in self.levels:
-            size *= level
-        return size
+        return math.prod(self.levels)
 
     @property
     def frame_rate(self) -> float:
@@ -130,28 +242,6 @@ class DecoderConfig:
     def padded_vocab(self) -> int:
         """Rows of the embedding table: padded for the hardware, never exported."""
         return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
-
-
-@dataclass(frozen=True)
-class RecogniserConfig:
-    """A CTC recogniser: log-mel frames in, characters out.
-
-    `kind` names the architecture: "conv" (dilated convolutions) or "transformer".
-    """
-
-    kind: Literal["conv", "transformer"] = "conv"
-    sample_rate: int = 16000
-    mel_bins: int = 80
-    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
-    dim: int = 192
-    layers: int = 8
-    heads: int = 4
-    width: int = 9
-
-    def __post_init__(self):
-        ok = len(set(self.alphabet)) == len(self.alphabet) > 1
-        require(ok, "recogniser.alphabet: needs at least two characters, each once")
-        require(min(self.dim, self.layers, self.heads, self.width) > 0, "recogniser: sizes > 0")
 
 
 @dataclass(frozen=True)

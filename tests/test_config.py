@@ -106,8 +106,14 @@ def test_the_released_vocabulary():
         (CodecConfig, {"hop": 321}, "codec.hop: 321 must be even"),
         (CodecConfig, {"hop": 0}, "codec: .* positive"),
         (CodecConfig, {"norm_groups": 0}, "codec: .* positive"),
-        (CodecConfig, {"norm_groups": 48}, "codec.encoder.dim: 256 over 48 norm groups"),
-        (CodecConfig, {"encoder": {"layers": 0}}, "transformer: sizes"),
+        (CodecConfig, {"norm_groups": 48}, "codec.decoder.dim: 256 over 48 norm groups"),
+        (CodecConfig, {"decoder": {"layers": 0}}, "transformer: sizes"),
+        (CodecConfig, {"spectral": None}, "codec: needs one acoustic encoder"),
+        (CodecConfig, {"conv": {}}, "codec: needs one acoustic encoder"),
+        (CodecConfig, {"spectral": None, "conv": {"strides": [2, 4]}}, "multiply to 8, not 320"),
+        (CodecConfig, {"output_rate": 11025}, "codec.output_rate: 11025"),
+        (CodecConfig, {"semantic": {"kind": "recogniser"}}, "codec.semantic: kind recogniser"),
+        (CodecConfig, {"semantic": {"heads": 3}}, "codec.semantic: dim 1024 over 3 heads"),
         (CodecRun, {"crop_seconds": 1.27}, "crop_seconds: 1.27 s is no whole number of 320"),
         (CodecRun, {"recorded_share": 1.5}, "recorded_share"),
         (DecoderConfig, {"heads": 6, "kv_heads": 4}, "lm.kv_heads: 6 heads"),
@@ -136,7 +142,7 @@ def test_settings_are_overridden_by_path():
         CodecRun(),
         [
             "codec.levels=(5, 4)",
-            "codec.encoder.dim=64",
+            "codec.decoder.dim=64",
             "train.optimizer.kind=muon",
             "train.steps=7",
             "codec.scan_layers=False",
@@ -147,7 +153,7 @@ def test_settings_are_overridden_by_path():
     codec = dataclasses.replace(
         CodecConfig(),
         levels=(5, 4),
-        encoder=dataclasses.replace(CodecConfig().encoder, dim=64),
+        decoder=dataclasses.replace(CodecConfig().decoder, dim=64),
         scan_layers=False,
     )
     optimizer = dataclasses.replace(TrainConfig().optimizer, kind="muon", peak=0.01)

@@ -18,11 +18,12 @@ class SpectralEncoder(nnx.Module):
     """
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
-        self.rate, self.hop, self.bins = config.sample_rate, config.hop, config.mel_bins
-        dim = config.encoder.dim
+        self.rate, self.hop, self.bins = config.sample_rate, config.hop, config.spectral.mel_bins
+        transformer = config.spectral.transformer
+        dim = transformer.dim
         self.embed = nn.Conv1d(2 * self.bins, dim, 3, (None, "embed"), rngs=rngs)
         groups, scan = config.norm_groups, config.scan_layers
-        self.backbone = Backbone(config.encoder, groups, scan, rngs=rngs)
+        self.backbone = Backbone(transformer, groups, scan, rngs=rngs)
 
     def __call__(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
         """wave [B, T * hop], mask [B, T] -> features [B, T, D]."""

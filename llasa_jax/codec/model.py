@@ -15,8 +15,8 @@ class Codec(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.encoder = SpectralEncoder(config, rngs=rngs)
-        self.quantizer = Quantizer(config.encoder.dim, config.levels, rngs=rngs)
-        self.fc_post = nn.Linear(config.encoder.dim, config.decoder.dim, (None, "embed"), rngs=rngs)
+        self.quantizer = Quantizer(config.fused_dim, config.levels, rngs=rngs)
+        self.fc_post = nn.Linear(config.fused_dim, config.decoder.dim, (None, "embed"), rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
     def latents(self, wave: jax.Array, mask: jax.Array) -> jax.Array:

@@ -6,14 +6,15 @@ import pytest
 
 from llasa_jax import nn
 from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig, TransformerConfig
+from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
 
 TINY = CodecConfig(
     sample_rate=1600,
     hop=32,
     levels=(4, 3, 5),
-    mel_bins=8,
-    encoder=TransformerConfig(dim=16, ffn=24, layers=2, heads=2),
+    spectral=SpectralConfig(
+        mel_bins=8, transformer=TransformerConfig(dim=16, ffn=24, layers=2, heads=2)
+    ),
     decoder=TransformerConfig(dim=8, ffn=24, layers=2, heads=2),
     norm_groups=4,
 )

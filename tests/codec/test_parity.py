@@ -9,13 +9,13 @@ from llasa_jax.audio.spectral import log_mel, stft
 from llasa_jax.codec.losses import MEL_RESOLUTIONS, mel_loss
 from llasa_jax.codec.model import Codec
 from llasa_jax.codec.quantizer import to_codes, to_grid
-from llasa_jax.config import CodecConfig, TransformerConfig
+from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
 
 pytestmark = pytest.mark.parity
 
 FUSED, DIM, LAYERS = 128, 64, 2
 CONFIG = CodecConfig(
-    encoder=TransformerConfig(dim=FUSED, ffn=32, layers=1, heads=4),
+    spectral=SpectralConfig(transformer=TransformerConfig(dim=FUSED, ffn=32, layers=1, heads=4)),
     decoder=TransformerConfig(dim=DIM, ffn=160, layers=LAYERS, heads=4),
 )
 THRESHOLDS = np.array([-0.80943, -0.243405, 0.407885])

@@ -9,6 +9,7 @@ from llasa_jax.config import (
     CodecConfig,
     CodecRun,
     OptimizerConfig,
+    SpectralConfig,
     TrainConfig,
     TransformerConfig,
 )
@@ -22,8 +23,7 @@ RUN = CodecRun(
         sample_rate=1600,
         hop=32,
         levels=(4, 4, 4),
-        mel_bins=8,
-        encoder=SMALL,
+        spectral=SpectralConfig(mel_bins=8, transformer=SMALL),
         decoder=SMALL,
         norm_groups=4,
         scan_layers=False,
