@@ -162,16 +162,17 @@ def search(run: "Quickstart") -> dict:
     names = [verifier.name for verifier in voice.engine.verifiers]
     for other in (judge, similarity):
         ensure_judge_differs(names, other.name)
-    first, _ = voice.pools(texts, speakers, candidates=1, seed=run.seed)
-    texts, speakers = texts[:SENTENCES], speakers[:SENTENCES]
-    seconds = {}
-    with bar("speak and search", len(CANDIDATES) * len(texts), "texts") as progress:
-        for n in CANDIDATES:
+    counts = {n: len(many) if n == 1 else len(indices) for n in CANDIDATES}
+    first, seconds = [], {}  # seconds a sentence
+    with bar("speak and search", sum(counts.values()), "texts") as progress:
+        for n, count in counts.items():
             settings = {"candidates": n, "seed": run.seed}
             turn = -(-voice.slots // n)
             voice.pools(texts[:turn], speakers[:turn], **settings)  # compiles
-            pools, seconds[n] = voice.pools(texts, speakers, **settings)
-            progress.advance(len(texts))
+            pools, total = voice.pools(texts[:count], speakers[:count], **settings)
+            first, seconds[n] = first or pools, total / count
+            progress.advance(count)
+    texts = texts[:SENTENCES]
     choices = [{n: best_of(pool.first(n), WEIGHTS) for n in CANDIDATES} for pool in pools]
     kept = [pool.waves[c[n]] for n in CANDIDATES for pool, c in zip(pools, choices, strict=True)]
     heard = hear(judge, kept)
@@ -193,7 +194,7 @@ def search(run: "Quickstart") -> dict:
                 "similarity_interval": bounds(statistics.mean(closeness)),
                 "scores": scores,
                 "failures": sum(p.statuses[i] != OK for p, i in chosen),
-                "seconds": seconds[n] / len(texts),
+                "seconds": seconds[n],
             }
         )
     _keep(run, indices, pools, choices, heard, seconds[max(CANDIDATES)], voice)
@@ -282,7 +283,7 @@ def _keep(
             WEIGHTS,
             chosen,
             strategy="best-of",
-            seconds=seconds / len(pools),
+            seconds=seconds,
             seed=run.seed,
             settings=voice.settings,
         )

@@ -13,7 +13,7 @@ from llasa_jax.search.sampler import Sampler, Take
 from llasa_jax.search.strategies import Pool
 from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
 
-SCORED_SECONDS = 0.64  # waves are padded to multiples of this before they are scored
+SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are scored: few programs
 
 
 class Engine:

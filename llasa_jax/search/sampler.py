@@ -290,7 +290,7 @@ class Sampler:
         config: SamplerConfig = SamplerConfig(),  # noqa: B008 (frozen)
         *,
         slots: int = 64,
-        room: int = 128,
+        room: int = 256,
     ):
         lm = nnx.merge(graphdef, nnx.State(params)).config
         if (lm.text_vocab, lm.codes) != (vocabulary.text_vocab, vocabulary.code_count):
