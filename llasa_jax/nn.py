@@ -104,7 +104,8 @@ class Conv1d(nnx.Module):
     """Convolution over time, channels last: x [B, T, in] -> [B, T', out], kernel [K, in, out].
 
     `padding` is "same" (symmetric, as torch's padding = dilation * (K - 1) / 2), "causal", or a
-    pair of widths. With `groups` = in = out it is depthwise.
+    pair of widths. With `groups` = in = out it is depthwise. With `weight_norm` an output's weights
+    are kernel * gain / |kernel| (Salimans & Kingma 2016); its norm starts at PyTorch's default.
     """
 
     def __init__(
@@ -119,11 +120,14 @@ class Conv1d(nnx.Module):
         groups: int = 1,
         padding: str | tuple[int, int] = "same",
         bias: bool = True,
+        weight_norm: bool = False,
         rngs: nnx.Rngs,
     ):
         fan_in = width * size_in // groups
         shape = (width, size_in // groups, size_out)
         self.kernel = param(rngs, shape, (None, *axes), lecun(fan_in))
+        start = jax.nn.initializers.constant(3**-0.5)
+        self.gain = param(rngs, (size_out,), axes[1:], start) if weight_norm else None
         self.bias = param(rngs, (size_out,), axes[1:], zeros) if bias else None
         reach = dilation * (width - 1)
         named = {"same": (reach // 2, reach - reach // 2), "causal": (reach, 0)}
@@ -131,9 +135,12 @@ class Conv1d(nnx.Module):
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        if self.gain is not None:
+            kernel *= self.gain[...] * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), (0, 1)))
         y = jax.lax.conv_general_dilated(
             x,
-            self.kernel[...].astype(x.dtype),
+            kernel.astype(x.dtype),
             (self.stride,),
             [self.padding],
             rhs_dilation=(self.dilation,),
@@ -176,17 +183,21 @@ class GroupNorm(nnx.Module):
     """Normalises each group of channels over (time, channels of the group): x [B, T, C].
 
     `mask` [B, T] (1 = valid) keeps padding out of the statistics, so that a padded batch gives
-    the same values as each item alone.
+    the same values as each item alone. With `each_frame` the statistics are of one frame only.
     """
 
-    def __init__(self, size: int, groups: int, *, eps: float, rngs: nnx.Rngs):
+    def __init__(
+        self, size: int, groups: int, *, eps: float, each_frame: bool = False, rngs: nnx.Rngs
+    ):
         if size % groups:
             raise ValueError(f"GroupNorm: {size} channels do not divide into {groups} groups")
         self.scale = param(rngs, (size,), (None,), ones)
         self.bias = param(rngs, (size,), (None,), zeros)
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps, self.each_frame = groups, eps, each_frame
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        if self.each_frame and x.shape[1] != 1:
+            return self(x.reshape(-1, 1, x.shape[2])).reshape(x.shape)
         batch, time, size = x.shape
         x32 = x.astype(jnp.float32).reshape(batch, time, self.groups, size // self.groups)
         weight = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)

@@ -1,4 +1,8 @@
-"""What encoder and decoder are both made of: X-Codec2's ResNet and transformer blocks."""
+"""What encoder and decoder are both made of: X-Codec2's ResNet and transformer blocks.
+
+`window` is None in a block that sees the whole item. Otherwise the block is causal: convolutions
+and norms see no later frame, attention sees a frame and the `window` before it.
+"""
 
 from functools import partial
 
@@ -13,27 +17,33 @@ from llasa_jax.config import TransformerConfig
 class ResnetBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), group norms over time, width 3; x [B, T, D]."""
 
-    def __init__(self, dim: int, groups: int, *, rngs: nnx.Rngs):
-        self.norm1 = nn.GroupNorm(dim, groups, eps=1e-6, rngs=rngs)
-        self.conv1 = nn.Conv1d(dim, dim, 3, ("embed", "mlp"), rngs=rngs)
-        self.norm2 = nn.GroupNorm(dim, groups, eps=1e-6, rngs=rngs)
-        self.conv2 = nn.Conv1d(dim, dim, 3, ("mlp", "embed"), rngs=rngs)
+    LEFT = 4  # frames that an output looks back, if causal
+
+    def __init__(self, dim: int, groups: int, window: int | None, *, rngs: nnx.Rngs):
+        norm = partial(nn.GroupNorm, dim, groups, eps=1e-6, each_frame=window is not None)
+        padding = "same" if window is None else "causal"
+        self.norm1 = norm(rngs=rngs)
+        self.conv1 = nn.Conv1d(dim, dim, 3, ("embed", "mlp"), padding=padding, rngs=rngs)
+        self.norm2 = norm(rngs=rngs)
+        self.conv2 = nn.Conv1d(dim, dim, 3, ("mlp", "embed"), padding=padding, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        h = self.conv1(jax.nn.silu(self.norm1(x, mask)) * mask[..., None])
-        return x + self.conv2(jax.nn.silu(self.norm2(h, mask)) * mask[..., None])
+        weight = mask[..., None].astype(x.dtype)
+        h = self.conv1(jax.nn.silu(self.norm1(x, mask)) * weight)
+        return x + self.conv2(jax.nn.silu(self.norm2(h, mask)) * weight)
 
 
 class TransformerBlock(nnx.Module):
-    """Pre-norm attention over all frames and a SiLU feed-forward, no biases; x [B, T, D].
+    """Pre-norm attention over the frames and a SiLU feed-forward, no biases; x [B, T, D].
 
     There is no positional encoding: X-Codec2's rotary embedding turns with the head, not with
-    time, and so changes no score. Position comes from the convolutions around.
+    time, and so changes no score. Position comes from the convolutions around. The scores
+    [B, N, T, T] are held in float32: an hour at once does not fit, and is decoded in chunks.
     """
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, window: int | None, *, rngs: nnx.Rngs):
         dim, axes = config.dim, ("embed", "heads")
-        self.heads = config.heads
+        self.heads, self.window = config.heads, window
         self.att_norm = nn.RMSNorm(dim, eps=1e-6, rngs=rngs)
         self.c_attn = nn.Linear(dim, 3 * dim, axes, bias=False, rngs=rngs)
         self.c_proj = nn.Linear(dim, dim, axes[::-1], bias=False, rngs=rngs)
@@ -46,7 +56,11 @@ class TransformerBlock(nnx.Module):
         qkv = self.c_attn(self.att_norm(x)).reshape(batch, time, 3, self.heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("btnh,bsnh->bnts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        scores = jnp.where(mask[:, None, None, :] > 0, scores, -1e30)
+        seen = mask[:, None, :] > 0
+        if self.window is not None:
+            back = jnp.arange(time)[:, None] - jnp.arange(time)
+            seen &= (back >= 0) & (back <= self.window)
+        scores = jnp.where(seen[:, None], scores, -1e30)
         weights = jax.nn.softmax(scores).astype(x.dtype)
         heads = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(batch, time, dim)
         x = x + self.c_proj(heads)
@@ -59,11 +73,19 @@ class Backbone(nnx.Module):
     `mask` [B, T] is 1 on real frames; padding changes nothing in them.
     """
 
-    def __init__(self, config: TransformerConfig, groups: int, scan: bool, *, rngs: nnx.Rngs):
-        resnet = partial(ResnetBlock, config.dim, groups)
+    def __init__(
+        self,
+        config: TransformerConfig,
+        groups: int,
+        scan: bool,
+        window: int | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        resnet = partial(ResnetBlock, config.dim, groups, window)
         # Two blocks are not worth a loop, and XLA runs convolutions inside one very slowly on CPUs.
         self.prior = nn.Stack(resnet, 2, scan=False, rngs=rngs)
-        transformer = partial(TransformerBlock, config)
+        transformer = partial(TransformerBlock, config, window)
         self.transformers = nn.Stack(transformer, config.layers, scan=scan, rngs=rngs)
         self.post = nn.Stack(resnet, 2, scan=False, rngs=rngs)
         self.norm = nn.LayerNorm(config.dim, eps=1e-6, rngs=rngs)

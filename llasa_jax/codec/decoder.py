@@ -6,26 +6,44 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.audio.spectral import istft_same
-from llasa_jax.codec.blocks import Backbone
+from llasa_jax.codec.blocks import Backbone, ResnetBlock
 from llasa_jax.config import CodecConfig
+
+ISTFT_REACH = 2  # frames to each side of a hop whose windows of 4 hops overlap it
 
 
 class Decoder(nnx.Module):
-    """Features [B, T, D] -> wave [B, T * hop]; non-causal.
+    """Features [B, T, D] -> wave [B, T * output_hop].
 
-    The head gives log magnitude and phase of 2 * hop + 1 bins a frame, for an ISTFT of 4 hops.
+    The head gives log magnitude and phase of 2 * output_hop + 1 bins a frame, for an ISTFT of 4
+    hops. A causal decoder looks ahead by the ISTFT's two frames only: that is its latency.
     """
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
-        dim, self.hop = config.decoder.dim, config.hop
-        self.embed = nn.Conv1d(dim, dim, 7, (None, "embed"), rngs=rngs)
+        dim, self.hop, self.dtype = config.decoder.dim, config.output_hop, config.compute_dtype
+        self.layers, self.window = config.decoder.layers, config.window if config.causal else None
+        padding = "causal" if config.causal else "same"
+        self.embed = nn.Conv1d(dim, dim, 7, (None, "embed"), padding=padding, rngs=rngs)
         groups, scan = config.norm_groups, config.scan_layers
-        self.backbone = Backbone(config.decoder, groups, scan, rngs=rngs)
-        self.head = nn.Linear(dim, 4 * config.hop + 2, ("embed", None), rngs=rngs)
+        self.backbone = Backbone(config.decoder, groups, scan, self.window, rngs=rngs)
+        self.head = nn.Linear(dim, 4 * self.hop + 2, ("embed", None), rngs=rngs)
+
+    @property
+    def left_context(self) -> int | None:
+        """Frames before a chunk that make decoding it exact; None: all there are."""
+        if self.window is None:
+            return None
+        return 6 + 4 * ResnetBlock.LEFT + self.layers * self.window + ISTFT_REACH
+
+    @property
+    def right_context(self) -> int | None:
+        """Frames after a chunk that make decoding it exact; None: all there are."""
+        return None if self.window is None else ISTFT_REACH
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        h = self.backbone(self.embed(x * mask[..., None]), mask)
-        log_magnitude, phase = jnp.split(self.head(h).astype(jnp.float32), 2, -1)
+        x = (x * mask[..., None]).astype(self.dtype)
+        h = self.backbone(self.embed(x), mask).astype(jnp.float32)
+        log_magnitude, phase = jnp.split(self.head(h), 2, -1)
         # The clip at 100 is of the exponential, before it can overflow.
         size = jnp.exp(jnp.minimum(log_magnitude, jnp.log(100.0)))
         spectrum = jax.lax.complex(size * jnp.cos(phase), size * jnp.sin(phase))

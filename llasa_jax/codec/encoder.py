@@ -19,6 +19,7 @@ class SpectralEncoder(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.rate, self.hop, self.bins = config.sample_rate, config.hop, config.spectral.mel_bins
+        self.dtype = config.compute_dtype
         transformer = config.spectral.transformer
         dim = transformer.dim
         self.embed = nn.Conv1d(2 * self.bins, dim, 3, (None, "embed"), rngs=rngs)
@@ -32,4 +33,4 @@ class SpectralEncoder(nnx.Module):
         mel = log_mel(edged, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
         batch, frames = mask.shape
         mel = (mel[:, 2 : 2 + 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
-        return self.backbone(self.embed(mel * mask[..., None]), mask)
+        return self.backbone(self.embed((mel * mask[..., None]).astype(self.dtype)), mask)
