@@ -25,15 +25,14 @@ def frame(wave: jax.Array, window: int, hop: int) -> jax.Array:
 
     frames = (samples - window) // hop + 1; the incomplete last one is dropped.
     """
-    count = (wave.shape[-1] - window) // hop + 1
-    if window % hop:
-        index = np.arange(count)[:, None] * hop + np.arange(window)
-        return wave[..., index]
+    count = max((wave.shape[-1] - window) // hop + 1, 0)
     # Slices of whole hops laid side by side are many times faster than a gather on CPUs.
-    parts = window // hop
-    hops = wave[..., : (count + parts - 1) * hop]
-    hops = hops.reshape(*wave.shape[:-1], count + parts - 1, hop)
-    return jnp.concatenate([hops[..., i : i + count, :] for i in range(parts)], -1)
+    parts = -(-window // hop)
+    used = (count + parts - 1) * hop
+    edge = [(0, 0)] * (wave.ndim - 1) + [(0, max(used - wave.shape[-1], 0))]
+    hops = jnp.pad(wave, edge)[..., :used].reshape(*wave.shape[:-1], count + parts - 1, hop)
+    frames = jnp.concatenate([hops[..., i : i + count, :] for i in range(parts)], -1)
+    return frames[..., :window]
 
 
 def stft(wave: jax.Array, window: int, hop: int) -> jax.Array:
@@ -70,6 +69,34 @@ def log_mel(
     """
     filters = _mel_filters(rate, window, bins, fmin, fmax or rate / 2)
     return jnp.log(jnp.maximum(magnitude(stft(wave, window, hop)) @ filters, floor))
+
+
+def mel_features(
+    waves: jax.Array, lengths: jax.Array, *, rate: int, bins: int, each_bin: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """Log-mel frames with mean 0 and variance 1 over the valid frames of each utterance.
+
+    Args:
+        waves: [B, samples]; what lies past `lengths` [B] is ignored.
+        each_bin: normalise each mel bin on its own; False takes one mean and one variance, which
+            evens out the level and keeps the shape of the voice's spectrum.
+
+    Returns:
+        frames [B, T, bins], 100 a second, zero where invalid, and their mask [B, T].
+    """
+    window, hop = round(0.03 * rate), round(0.01 * rate)
+    valid = jnp.arange(waves.shape[1]) < lengths[:, None]
+    # Zeros after the end, so that no valid frame sees the reflection of a padded batch's edge.
+    silent_end = jnp.pad(jnp.where(valid, waves, 0.0), ((0, 0), (0, window)))
+    frames = log_mel(silent_end, rate=rate, window=window, hop=hop, bins=bins, fmin=20.0)
+    frames = frames[:, : waves.shape[1] // hop + 1]
+    mask = (jnp.arange(frames.shape[1]) <= lengths[:, None] // hop).astype(jnp.float32)
+    weight = mask[..., None] / mask.sum(1)[:, None, None]
+    average = lambda x: x if each_bin else x.mean(-1, keepdims=True)  # noqa: E731
+    mean = average((frames * weight).sum(1, keepdims=True))
+    variance = average((jnp.square(frames - mean) * weight).sum(1, keepdims=True))
+    frames = (frames - mean) * jax.lax.rsqrt(variance + 0.01)
+    return frames * mask[..., None], mask
 
 
 def istft_same(spectrum: jax.Array, hop: int, mask: jax.Array) -> jax.Array:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from llasa_jax.audio.spectral import mel_features
 from llasa_jax.config import SpeakerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.nn import Conv1d, LayerNorm, Linear, abstract, lecun, merge, param, split
 from llasa_jax.verifiers.protocol import Candidates, Verifier
-from llasa_jax.verifiers.recogniser import mel_features
 
 MARGIN, SCALE = 0.2, 20.0
 EPS = 1e-5
