@@ -298,12 +298,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CodecRun:
-    """`llasa codec train`: the codec, its crops and its losses."""
+    """`llasa codec train`: the codec, its crops and its losses.
+
+    `recorded_share` of the crops are recorded speech, the rest synthetic; within them, a language
+    is drawn by its seconds to the power `language_power` (0: all alike). Each crop is played at a
+    speed drawn from 1 / `speed` to `speed`.
+    """
 
     codec: CodecConfig = CodecConfig()
     train: TrainConfig = TrainConfig()
     crop_seconds: float = 2.0
     recorded_share: float = 0.4
+    language_power: float = 0.0
+    speed: float = 1.0
     spread_weight: float = 1.0
     mel_floor: float = 1e-5
 
@@ -312,6 +319,8 @@ class CodecRun:
         whole = samples > 0 and samples % hop == 0
         require(whole, f"crop_seconds: {self.crop_seconds} s is no whole number of {hop} samples")
         require(0 <= self.recorded_share <= 1, "recorded_share: a share from 0 to 1")
+        require(0 <= self.language_power <= 1, "language_power: from 0 to 1")
+        require(1 <= self.speed <= 2, "speed: from 1 to 2")
 
 
 @dataclass(frozen=True)

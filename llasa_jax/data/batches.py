@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grain
 import numpy as np
 
+from llasa_jax.audio.io import resample
 from llasa_jax.data.store import WaveStore
 from llasa_jax.data.text import normalise
 from llasa_jax.errors import UserError
@@ -35,33 +36,57 @@ def crops(
     batch: int,
     seed: int,
     shares: Mapping[str, float] | None = None,
+    language_power: float = 0.0,
+    speed: float = 1.0,
 ) -> grain.MapDataset:
-    """Random crops: {"wave": float32 [B, samples]}, shorter waves padded with zeros on the right.
+    """Random crops: {"wave": float32 [B, samples]}; where a wave ends, another follows.
 
-    Within a kind and language, every second of speech is as likely as any other (a wave shorter
-    than a crop counts as one).
+    Within a kind and language, every second of speech is as likely as any other.
 
     Args:
         indices: the waves of `store` to draw from.
         seconds: length of a crop.
-        shares: share of the crops for each kind ("recorded", "synthetic"), within which all
-            languages are drawn alike; kinds that `indices` lacks give their share to the others.
-            None draws by seconds alone.
+        shares: share of the crops for each kind ("recorded", "synthetic"); kinds that `indices`
+            lacks give their share to the others. None draws by seconds alone.
+        language_power: within a kind, a language is drawn in proportion to its seconds to this
+            power: 0 draws all languages alike, 1 every second.
+        speed: each crop is played from 1 / speed to speed times as fast, by resampling: other
+            pitches and formants, as if there were more voices.
 
     Raises:
         UserError: if nothing is left to draw from.
     """
     size = round(seconds * store.rate)
-    weight = _seconds_weight(store, indices, size)
+    weight = np.array([store.samples(i) for i in indices], np.float64)
     if shares is not None:
         chosen = [store.utterances[i] for i in indices]
         group = np.array([f"{one.kind} {one.language}" for one in chosen])
-        groups = sorted({(f"{one.kind} {one.language}", one.kind) for one in chosen})
-        languages = Counter(kind for _, kind in groups)
-        each = {name: shares.get(kind, 0.0) / languages[kind] for name, kind in groups}
+        kind_of = {f"{one.kind} {one.language}": one.kind for one in chosen}
+        power = {name: weight[group == name].sum() ** language_power for name in kind_of}
+        total = Counter[str]()
+        for name, kind in kind_of.items():
+            total[kind] += power[name]
+        each = {n: shares.get(k, 0.0) * power[n] / total[k] for n, k in kind_of.items()}
         weight = _share_out(weight, group, each)
-    draw = _crop_drawer(store, indices, weight, size, batch, seed)
-    return by_step(lambda step: {"wave": draw(step)[1]})
+    choose = _chooser(weight)
+
+    def crop(rng: np.random.Generator) -> np.ndarray:
+        rate = round(store.rate * speed ** rng.uniform(-1, 1))
+        missing = -(-size * rate // store.rate)
+        pieces = []
+        while missing > 0:
+            source = store[indices[choose(rng, 1)[0]]][1]
+            start = rng.integers(max(len(source) - missing, 0) + 1)
+            pieces.append(source[start : start + missing])
+            missing -= len(pieces[-1])
+        wave = resample(np.concatenate(pieces), rate, store.rate)[:size]
+        return np.pad(wave, (0, size - len(wave)))  # the resampler may leave one sample out
+
+    def build(step: int) -> Batch:
+        rng = np.random.default_rng((seed, step))
+        return {"wave": np.stack([crop(rng) for _ in range(batch)])}
+
+    return by_step(build)
 
 
 def speaker_crops(
@@ -82,20 +107,23 @@ def speaker_crops(
     """
     size = round(seconds * store.rate)
     names = np.array([store.utterances[i].speaker for i in indices])
-    weight = _share_out(_seconds_weight(store, indices, size), names, dict.fromkeys(speakers, 1.0))
-    draw = _crop_drawer(store, indices, weight, size, batch, seed)
+    # A wave shorter than a crop counts as one.
+    weight = np.array([max(store.samples(i), size) for i in indices], np.float64)
+    choose = _chooser(_share_out(weight, names, dict.fromkeys(speakers, 1.0)))
     number = np.array([speakers.index(name) for name in names], np.int32)
 
     def build(step: int) -> Batch:
-        chosen, wave, length = draw(step)
+        rng = np.random.default_rng((seed, step))
+        chosen = choose(rng, batch)
+        wave, length = np.zeros((batch, size), np.float32), np.zeros(batch, np.int32)
+        for row, position in enumerate(chosen):
+            source = store[indices[position]][1]
+            start = rng.integers(max(len(source) - size, 0) + 1)
+            piece = source[start : start + size]
+            wave[row, : len(piece)], length[row] = piece, len(piece)
         return {"wave": wave, "length": length, "speaker": number[chosen]}
 
     return by_step(build)
-
-
-def _seconds_weight(store: WaveStore, indices: Sequence[int], size: int) -> np.ndarray:
-    """Samples of each wave, at least a crop's."""
-    return np.array([max(store.samples(i), size) for i in indices], np.float64)
 
 
 def _share_out(weight: np.ndarray, group: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
@@ -107,32 +135,17 @@ def _share_out(weight: np.ndarray, group: np.ndarray, shares: Mapping[str, float
     return scaled
 
 
-def _crop_drawer(
-    store: WaveStore,
-    indices: Sequence[int],
-    weight: np.ndarray,
-    size: int,
-    batch: int,
-    seed: int,
-) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """step -> positions in `indices` [B], crops float32 [B, size], valid samples int32 [B]."""
+def _chooser(weight: np.ndarray) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """(generator, count) -> places in `weight` int [count], drawn in proportion to it."""
     if not weight.sum() > 0:
         raise UserError("no recording to draw crops from; check the corpus and the shares of kinds")
     bounds = np.cumsum(weight) / weight.sum()
 
-    def draw(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((seed, step))
-        chosen = np.searchsorted(bounds, rng.random(batch), side="right")
-        chosen = np.minimum(chosen, len(indices) - 1)  # the last bound may round below 1
-        wave, length = np.zeros((batch, size), np.float32), np.zeros(batch, np.int32)
-        for row, position in enumerate(chosen):
-            source = store[indices[position]][1]
-            start = rng.integers(max(len(source) - size, 0) + 1)
-            piece = source[start : start + size]
-            wave[row, : len(piece)], length[row] = piece, len(piece)
-        return chosen, wave, length
+    def choose(rng: np.random.Generator, count: int) -> np.ndarray:
+        places = np.searchsorted(bounds, rng.random(count), side="right")
+        return np.minimum(places, len(weight) - 1)  # the last bound may round below 1
 
-    return draw
+    return choose
 
 
 def transcribable(

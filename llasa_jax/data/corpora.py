@@ -1,20 +1,30 @@
-"""Corpora by name, and corpora out of a folder of one's own recordings."""
+"""Corpora by name, mixtures of them, and corpora out of a folder of one's own recordings."""
 
 import csv
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from llasa_jax.audio.io import read_audio
 from llasa_jax.console import log
-from llasa_jax.data.debian import AsteriskCorpus, FilletsCorpus, default_cache
+from llasa_jax.data.debian import default_cache
+from llasa_jax.data.recordings import COLLECTIONS, AsteriskCorpus, CollectedCorpus, FilletsCorpus
 from llasa_jax.data.synthetic import FliteCorpus
 from llasa_jax.data.utterance import Corpus, Utterance, split_of
 from llasa_jax.errors import UserError
 
-NAMES = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
+_SINGLE = (
+    "quickstart-synthetic",
+    *(f"asterisk-{language}" for language in AsteriskCorpus.SPEAKERS),
+    "fillets-nl",
+    "fillets-cs",
+    *COLLECTIONS,
+)
+MIXTURES = {"nano": _SINGLE}  # all speech that can be reached
+NAMES = (*_SINGLE, *MIXTURES)
 _SUFFIXES = (".wav", ".flac")
 _MAX_TEXT_BYTES = 64 * 1024
 
@@ -27,8 +37,8 @@ def named_corpus(
     Args:
       name: one of `NAMES`, or a folder (see `FolderCorpus`).
       cache: where downloads go; None is `default_cache`.
-      minutes: how much synthetic speech to make (`quickstart-synthetic` only).
-      seed: which sentences and voices (`quickstart-synthetic` only).
+      minutes: how much synthetic speech to make.
+      seed: which sentences and voices speak it.
 
     Raises:
       UserError: an unknown name, an empty folder, or a corpus that cannot be fetched.
@@ -36,13 +46,37 @@ def named_corpus(
     cache = cache or default_cache()
     if name == "quickstart-synthetic":
         return FliteCorpus(cache, minutes, seed)
-    if name == "asterisk-en":
-        return AsteriskCorpus(cache)
-    if name in ("fillets-nl", "fillets-cs"):
-        return FilletsCorpus("nl" if name.endswith("nl") else "cs", cache)
+    if name in MIXTURES:
+        parts = MIXTURES[name]
+        return Mixture(name, [named_corpus(part, cache, minutes, seed) for part in parts])
+    if name in COLLECTIONS:
+        return CollectedCorpus(name, cache)
+    if name in _SINGLE:
+        kind, _, language = name.partition("-")
+        return {"asterisk": AsteriskCorpus, "fillets": FilletsCorpus}[kind](language, cache)
     if Path(name).is_dir():
         return FolderCorpus(Path(name))
     raise UserError(f"no corpus {name!r}: give a folder of recordings or one of {', '.join(NAMES)}")
+
+
+class Mixture:
+    """Several corpora under one name; each utterance keeps its own corpus in its id."""
+
+    def __init__(self, name: str, parts: Sequence[Corpus]) -> None:
+        self.name = name
+        self._parts = {part.name: part for part in parts}
+
+    @property
+    def version(self) -> str:
+        return str([(part.name, part.version) for part in self._parts.values()])
+
+    def utterances(self) -> list[Utterance]:
+        """Those of every part, in order."""
+        return [one for part in self._parts.values() for one in part.utterances()]
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave, float32 [samples], and its sample rate."""
+        return self._parts[utterance.id.partition("/")[0]].read(utterance)
 
 
 class FolderCorpus:

@@ -1,4 +1,4 @@
-"""Debian and Ubuntu packages, and two corpora inside them, without root.
+"""Debian and Ubuntu packages without root.
 
 apt runs on private lists and a private cache, so that neither root nor a prepared system is
 needed; apt itself checks signatures and hashes. Packages are unpacked, never installed.
@@ -11,14 +11,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from llasa_jax.audio.io import read_audio
 from llasa_jax.console import bar, log
-from llasa_jax.data.text import has_letters
-from llasa_jax.data.utterance import Utterance, split_of
 from llasa_jax.errors import UserError
 
 _ENVIRONMENT = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
@@ -194,101 +188,3 @@ class _Apt:
         archive.unlink()
         if not (self.home / name).is_dir():
             os.replace(root, self.home / name)
-
-
-class AsteriskCorpus:
-    """English telephone prompts at 16 kHz by one speaker, without text (CC BY-SA 3.0)."""
-
-    name = "asterisk-en"
-    version = ""
-    # No speech in them: tones, monkeys.
-    _NOISES = {
-        "ascending-2tone",
-        "beep",
-        "beeperr",
-        "confbridge-join",
-        "confbridge-leave",
-        "descending-2tone",
-        "tt-monkeys",
-    }
-
-    def __init__(self, cache: Path) -> None:
-        (root,) = fetch_packages(["asterisk-core-sounds-en-g722"], cache)
-        self._folder = next(root.glob("usr/share/asterisk/sounds/en*"))
-
-    def _path(self, id: str) -> Path:
-        return self._folder / f"{id.removeprefix(self.name + '/')}.g722"
-
-    def utterances(self) -> list[Utterance]:
-        """One utterance a prompt, silence and noises left out."""
-        found = []
-        for path in sorted(self._folder.rglob("*.g722")):
-            name = path.relative_to(self._folder).with_suffix("").as_posix()
-            if name.startswith("silence/") or name in self._NOISES:
-                continue
-            id = f"{self.name}/{name}"
-            found.append(
-                Utterance(
-                    id=id,
-                    text="",
-                    speaker="allison",
-                    language="en",
-                    licence="CC BY-SA 3.0",
-                    kind="recorded",
-                    split=split_of(id, ""),
-                )
-            )
-        return found
-
-    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
-        """The wave, float32 [samples], and its sample rate."""
-        return read_audio(self._path(utterance.id))
-
-
-class FilletsCorpus:
-    """Dialogues of the game Fish Fillets with line-exact text, Dutch or Czech (GPL-2).
-
-    The recording ``sound/<level>/<language>/<id>.ogg`` says the ``dialogStr`` that follows
-    ``dialogId("<id>", "font_<who>", ...)`` in ``script/<level>/dialogs_<language>.lua``. The font
-    of the line tells who speaks: the small fish, the big fish, or one of many minor parts.
-    """
-
-    version = ""
-    _DIALOG = re.compile(
-        r'dialogId\(\s*"([\w-]+)",\s*"font_(\w+)"[^\n]*\)\s*'
-        r'dialogStr\(\s*"((?:[^"\\]|\\.)*)"\s*\)'
-    )
-
-    def __init__(self, language: Literal["nl", "cs"], cache: Path) -> None:
-        self.name = f"fillets-{language}"
-        self.language = language
-        roots = fetch_packages(["fillets-ng-data", f"fillets-ng-data-{language}"], cache)
-        scripts, sounds = (root / "usr/share/games/fillets-ng" for root in roots)
-        self._lines: dict[str, tuple[Path, str, str]] = {}  # recording, who, text
-        for script in sorted(scripts.glob(f"script/*/dialogs_{language}.lua")):
-            level = script.parent.name
-            for id, who, text in self._DIALOG.findall(script.read_text(encoding="utf-8")):
-                path = sounds / "sound" / level / language / f"{id}.ogg"
-                text = re.sub(r"\\(.)", r"\1", text).strip()
-                if has_letters(text) and path.is_file():
-                    who = who if who in ("small", "big") else "other"
-                    self._lines[f"{self.name}/{level}/{id}"] = path, who, text
-
-    def utterances(self) -> list[Utterance]:
-        """One utterance a line that has both a recording and speakable text."""
-        return [
-            Utterance(
-                id=id,
-                text=text,
-                speaker=f"{self.name}-{who}",
-                language=self.language,
-                licence="GPL-2",
-                kind="recorded",
-                split=split_of(id, text),
-            )
-            for id, (_, who, text) in self._lines.items()
-        ]
-
-    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
-        """The wave, float32 [samples], and its sample rate."""
-        return read_audio(self._lines[utterance.id][0])

@@ -29,6 +29,7 @@ VERSION = 1
 MIN_SECONDS = 0.3
 MAX_SECONDS = 20.0
 SILENT_PEAK = 0.003  # -50 dB of full scale
+FULL_SCALE = 0.999
 CLIPPED_SHARE = 0.01  # of samples at full scale
 TRIM_DECIBELS = 40.0  # below the loudest frame
 TRIM_MARGIN_SECONDS = 0.05
@@ -68,7 +69,7 @@ def reject_reason(wave: np.ndarray, rate: int) -> str | None:
     seconds = len(wave) / rate
     if not len(wave) or np.abs(wave).max() < SILENT_PEAK:
         return "silent"
-    if np.mean(np.abs(wave) >= 0.999) > CLIPPED_SHARE:
+    if np.mean(np.abs(wave) >= FULL_SCALE) > CLIPPED_SHARE:
         return "clipped"
     if seconds < MIN_SECONDS:
         return f"shorter than {MIN_SECONDS:g} s"
@@ -119,6 +120,27 @@ class WaveStore:
             and language in (None, one.language)
             and speaker in (None, one.speaker)
         ]
+
+    def prompts(self, count: int = 40, shortest: float = 2.0, longest: float = 10.0) -> list[int]:
+        """Indices of recordings to measure a codec on: of voices that no training wave has.
+
+        The voices take turns, each in an order fixed by its ids; none if all are trained on.
+
+        Args:
+          count: at most so many.
+          shortest, longest: seconds of a recording.
+        """
+        trained = {one.speaker for one in self.utterances if one.split == "train"}
+        by_voice: dict[str, list[int]] = {}
+        for index in self.select(kind="recorded"):
+            one, seconds = self.utterances[index], self.samples(index) / self.rate
+            if one.speaker not in trained and shortest <= seconds <= longest:
+                by_voice.setdefault(one.speaker, []).append(index)
+        ranked = []  # (rank within its voice, voice, index)
+        for voice, indices in sorted(by_voice.items()):
+            indices.sort(key=lambda i: hashlib.sha256(self.utterances[i].id.encode()).digest())
+            ranked += [(rank, voice, index) for rank, index in enumerate(indices)]
+        return sorted(index for *_, index in sorted(ranked)[:count])
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -231,7 +253,7 @@ def _read_all(
 def _write(folder: Path, jobs: Sequence[tuple[Corpus, Utterance]], rate: int) -> dict[str, Any]:
     """Write samples and metadata; the totals for ``store.json``."""
     totals: dict[str, Counter[str]] = {
-        name: Counter() for name in ("kind", "split", "speaker", "language")
+        name: Counter() for name in ("corpus", "kind", "split", "speaker", "language")
     }
     rejects: Counter[str] = Counter()
     start = 0

@@ -23,10 +23,10 @@ class Utterance:
       id: unique name, ``corpus/...``.
       text: what is said; empty when it is not known.
       speaker: name of the voice, unique among corpora.
-      language: ISO 639-1 code.
+      language: ISO 639 code.
       licence: short name of the licence of the recording and its text.
       kind: synthetic (another synthesiser spoke it) or recorded (a person did).
-      split: train, valid or test; fixed for ever by text or recording.
+      split: train, valid or test; fixed for ever by text or recording, or by a held-out voice.
     """
 
     id: str
@@ -36,6 +36,11 @@ class Utterance:
     licence: str
     kind: Kind
     split: Split
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus it belongs to."""
+        return self.id.partition("/")[0]
 
 
 class Corpus(Protocol):

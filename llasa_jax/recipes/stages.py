@@ -64,7 +64,16 @@ def train_codec(
     """Trains the codec on the store's training waves and writes `codec.safetensors` to `model`."""
     indices = store.select(split="train")
     shares = {"recorded": run.recorded_share, "synthetic": 1 - run.recorded_share}
-    batches = crops(store, indices, run.crop_seconds, run.train.batch, seed, shares)
+    batches = crops(
+        store,
+        indices,
+        run.crop_seconds,
+        run.train.batch,
+        seed,
+        shares,
+        run.language_power,
+        run.speed,
+    )
     objective = codec_objective(run)
     fitted = fit(objective, batches, run.train, folder, seed=seed, budget=budget)
     save_part(model, "codec", run.codec, fitted.params, {"steps": fitted.steps})

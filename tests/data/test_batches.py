@@ -1,6 +1,6 @@
 """Batches of waves: pure functions of seed and step, and what is in them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -77,16 +77,43 @@ def test_a_batch_depends_on_seed_and_step_alone(make):
     assert len({batch["wave"].tobytes() for batch in forward}) > 1
 
 
-def test_crops_are_pieces_of_waves_padded_on_the_right():
+def test_crops_are_pieces_of_waves_one_after_the_other():
     batches = crops(STORE, EVERY, 1.0, 8, 0)
+    joined = 0
     for step in range(10):
         for row in batches[step]["wave"]:
-            number = int(row[0]) - 1
-            start = round((row[0] - number - 1) * 1e5)
-            piece = STORE.waves[number][start : start + RATE]
-            np.testing.assert_array_equal(row[: len(piece)], piece)
-            assert not row[len(piece) :].any()
-            assert len(piece) == RATE or len(piece) == len(STORE.waves[number])
+            place = 0
+            while place < RATE:
+                number = int(row[place]) - 1
+                start = round((row[place] - number - 1) * 1e5)
+                length = min(len(STORE.waves[number]) - start, RATE - place)
+                piece = STORE.waves[number][start : start + length]
+                np.testing.assert_array_equal(row[place : place + length], piece)
+                place += length
+                joined += place < RATE
+    assert joined > 0
+
+
+def test_languages_by_a_power_of_their_seconds():
+    store = store_of(*[("", "a", "recorded", 1.0)] * 5)
+    store.utterances = [
+        replace(one, language="en" if i else "nl") for i, one in enumerate(store.utterances)
+    ]
+    for power, share in ((0.0, 1 / 2), (0.5, 1 / 3), (1.0, 1 / 5)):
+        batches = crops(store, range(5), 1.0, 50, 0, {"recorded": 1.0}, language_power=power)
+        first = np.concatenate([batches[i]["wave"][:, 0] for i in range(20)]).astype(int)
+        assert (first == 1).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_speed_changes_the_pitch_and_keeps_the_length():
+    time = np.arange(16_000 * 4) / 16_000
+    utterance = Utterance("t/0", "", "a", "en", "", "recorded", "train")
+    store = Waves([utterance], [np.sin(2 * np.pi * 1000 * time).astype(np.float32)], 16_000)
+    waves = np.concatenate([crops(store, [0], 1.0, 8, 0, speed=1.2)[i]["wave"] for i in range(8)])
+    assert waves.shape == (64, 16_000) and waves.dtype == np.float32
+    hertz = np.abs(np.fft.rfft(waves)).argmax(1)
+    assert 1000 / 1.2 - 2 <= hertz.min() < 870 and 1150 < hertz.max() <= 1000 * 1.2 + 2
+    assert np.abs(np.median(hertz) - 1000) < 60
 
 
 def test_crops_follow_the_shares_of_kinds_and_then_the_seconds():
@@ -96,7 +123,7 @@ def test_crops_follow_the_shares_of_kinds_and_then_the_seconds():
     ).astype(int) - 1  # fmt: skip
     recorded = np.isin(wave, [2, 3]).mean()
     assert recorded == pytest.approx(0.3, abs=0.04)
-    assert (wave == 3).sum() / np.isin(wave, [2, 3]).sum() == pytest.approx(2.5 / 3.5, abs=0.05)
+    assert (wave == 3).sum() / np.isin(wave, [2, 3]).sum() == pytest.approx(2.5 / 3.0, abs=0.05)
 
 
 def test_a_kind_that_is_absent_leaves_its_share_to_the_other():

@@ -1,12 +1,10 @@
 import subprocess
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import soundfile
 
 from llasa_jax.data import debian
-from llasa_jax.data.debian import AsteriskCorpus, FilletsCorpus, fetch_packages, library_path
+from llasa_jax.data.debian import fetch_packages, library_path
 from llasa_jax.errors import UserError
 
 TOOLS = {
@@ -124,61 +122,3 @@ def test_the_cache_folder_is_configurable(monkeypatch, tmp_path):
     assert debian.default_cache() == tmp_path
     monkeypatch.delenv("LLASA_JAX_CACHE")
     assert debian.default_cache().name == "llasa_jax"
-
-
-def test_asterisk_prompts_leave_silence_and_noise_out(tmp_path):
-    folder = tmp_path / "debian/asterisk-core-sounds-en-g722/usr/share/asterisk/sounds/en_US_f"
-    for name in ("hello", "beep", "silence/1", "digits/7"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.g722").write_bytes(bytes(8000))
-    corpus = AsteriskCorpus(tmp_path)
-    first, second = corpus.utterances()
-    assert [first.id, second.id] == ["asterisk-en/digits/7", "asterisk-en/hello"]
-    assert first.text == "" and first.kind == "recorded" and first.speaker == "allison"
-    wave, rate = corpus.read(first)
-    assert rate == 16_000 and wave.shape == (16_000,)
-
-
-SCRIPT = """
-dialogId("x-m-hi", "font_small", "Hi \\"you\\".")
-dialogStr("Hoi \\"jij\\", één.")
-
-dialogId("x-v-hm", "font_big", "Hm (really).")
-
-dialogStr("Hm?")
-dialogId("x-p-aa", "font_parrot", "")
-dialogStr("Kra")
-dialogId("x-m-none", "font_small", "No recording.")
-dialogStr("Geen opname.")
-dialogId("x-m-dots", "font_small", "...")
-dialogStr("...")
-"""
-
-
-def test_fillets_lines_match_their_recordings(tmp_path):
-    base = "usr/share/games/fillets-ng"
-    script = tmp_path / "debian/fillets-ng-data" / base / "script/lake/dialogs_nl.lua"
-    sounds = tmp_path / "debian/fillets-ng-data-nl" / base / "sound/lake/nl"
-    script.parent.mkdir(parents=True)
-    sounds.mkdir(parents=True)
-    script.write_text(SCRIPT, encoding="utf-8")
-    for name in ("x-m-hi", "x-v-hm", "x-p-aa", "x-m-dots"):
-        soundfile.write(sounds / f"{name}.ogg", np.zeros(4410), 22_050)
-    corpus = FilletsCorpus("nl", tmp_path)
-    found = [(one.id, one.speaker, one.text) for one in corpus.utterances()]
-    assert found == [
-        ("fillets-nl/lake/x-m-hi", "fillets-nl-small", 'Hoi "jij", één.'),
-        ("fillets-nl/lake/x-v-hm", "fillets-nl-big", "Hm?"),
-        ("fillets-nl/lake/x-p-aa", "fillets-nl-other", "Kra"),
-    ]
-    wave, rate = corpus.read(corpus.utterances()[0])
-    assert rate == 22_050 and wave.shape == (4410,)
-
-
-@pytest.mark.network
-def test_the_real_packages(tmp_path):
-    asterisk = AsteriskCorpus(tmp_path)
-    prompts = asterisk.utterances()
-    assert len(prompts) > 500 and asterisk.read(prompts[0])[1] == 16_000
-    dutch = FilletsCorpus("nl", tmp_path).utterances()
-    assert len(dutch) > 1500 and sum(one.speaker.endswith("other") for one in dutch) < 300

@@ -61,6 +61,23 @@ def test_select(tmp_path):
     assert store.select(kind="synthetic") == store.select(split="test") == []
 
 
+def test_prompts_are_of_voices_without_training_waves(tmp_path):
+    def utterance(i, speaker, split, kind="recorded"):
+        return Utterance(f"c/{i}", "", speaker, "en", "", kind, split)
+
+    corpus = Corpus("c", [tone(2.5)] * 8 + [tone(1.5), tone(11), tone(2.5)])
+    rows = [utterance(i, "bob" if i % 4 else "ann", "test") for i in range(10)]
+    rows[0] = utterance(0, "eve", "train")
+    rows[1] = utterance(1, "eve", "test")
+    rows.append(utterance(10, "flite", "test", "synthetic"))
+    corpus.utterances = lambda: rows
+    store = WaveStore.build([corpus], tmp_path / "store")
+    assert store.prompts() == [2, 3, 4, 5, 6, 7]
+    assert 4 in store.prompts(2) and len(store.prompts(2)) == 2  # ann's only one, one of bob's
+    assert set(store.prompts(2)) < set(store.prompts(3)) < set(store.prompts(4))
+    assert store.info["seconds_by"]["corpus"] == {"c": pytest.approx(store.info["seconds"])}
+
+
 def test_bad_waves_are_counted_logged_and_skipped(tmp_path, capsys):
     waves = [tone(1), "no such file", np.zeros(RATE, np.float32), tone(0.1), tone(21),
              np.sign(tone(1)), np.zeros(0, np.float32), tone(0.5)]  # fmt: skip

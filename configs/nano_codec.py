@@ -1,0 +1,44 @@
+"""The nano codec: X-Codec2's kind, for about an hour on a CPU, on all speech that can be reached.
+
+    llasa data prepare nano --out runs/nano/corpus
+    llasa codec train nano_codec --store runs/nano/corpus --out runs/nano
+
+16 kHz, one FSQ code of 4^8 = 65,536 every 320 samples: 800 bit/s. Why so stands in
+docs/nano-codec.md, with numbers.
+"""
+
+from llasa_jax.config import (
+    CodecConfig,
+    CodecRun,
+    OptimizerConfig,
+    SpectralConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+def get_config() -> CodecRun:
+    return CodecRun(
+        codec=CodecConfig(
+            levels=(4,) * 8,
+            spectral=SpectralConfig(
+                transformer=TransformerConfig(dim=192, ffn=768, layers=3, heads=4)
+            ),
+            decoder=TransformerConfig(dim=320, ffn=1280, layers=4, heads=5),
+            scan_layers=False,
+        ),
+        train=TrainConfig(
+            steps=5000,
+            batch=16,
+            optimizer=OptimizerConfig(
+                kind="muon", peak=3e-3, final=0.02, warmup=0.02, beta1=0.8, beta2=0.95
+            ),
+            valid_every=10**9,
+            save_every=250,
+        ),
+        crop_seconds=1.28,
+        recorded_share=0.85,
+        language_power=0.5,
+        speed=1.15,
+        mel_floor=1e-3,
+    )
