@@ -4,27 +4,21 @@ What is written here, transformers and vLLM load as it is; the released Llasa fo
 layout. Rows that only pad the vocabulary are left out, and are added again on the way in.
 """
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from einops import rearrange
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, RopeScaling
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
+from llasa_jax.interop.weights import WEIGHTS, Weights, read_json, write_json, write_tensors
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import BEGIN, EOT, HEADER, HEADER_END, SYSTEM, Vocabulary
 
-WEIGHTS = "model.safetensors"
-LARGEST_JSON = 1 << 26  # bytes; an index of a thousand layers has under one
 MAX_POSITIONS = 131072  # as the released models say; rotary positions themselves know no end
 
 # Ours -> (theirs, our axes, their axes), for each layer and for the rest.
@@ -79,15 +73,14 @@ def export_llama(
     for ours, (theirs, axes, turned) in LAYER.items():
         for i, tensor in enumerate(np.asarray(flat[STACK + ours])):
             name = f"model.layers.{i}.{theirs}.weight"
-            tensors[name] = np.ascontiguousarray(rearrange(tensor, f"{axes} -> {turned}"))
+            tensors[name] = rearrange(tensor, f"{axes} -> {turned}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary.save(folder)
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config())
-        _write_json(folder / "generation_config.json", _generation_config(vocabulary))
-        _write_json(folder / "config.json", _model_config(config, vocabulary))
-        save = lambda path: save_file(tensors, path, {"format": "pt"})  # noqa: E731
-        _write(folder / WEIGHTS, save)
+        write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        write_json(folder / "generation_config.json", _generation_config(vocabulary))
+        write_json(folder / "config.json", _model_config(config, vocabulary))
+        write_tensors(folder / WEIGHTS, tensors)
     except OSError as error:
         raise UserError(f"cannot write the model to {folder}: {error.strerror}") from error
 
@@ -101,7 +94,7 @@ def import_llama(folder: str | Path) -> tuple[DecoderConfig, dict]:
     """
     folder = Path(folder)
     vocabulary = Vocabulary.load(folder)
-    weights = _Weights(folder)
+    weights = Weights(folder)
     config = _read_config(folder, vocabulary, weights)
     _, template = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     flat = {}
@@ -121,56 +114,10 @@ def import_llama(folder: str | Path) -> tuple[DecoderConfig, dict]:
     return config, unflatten(template, flat)
 
 
-class _Weights:
-    """The tensors of a folder's safetensors files; each is taken once, and none may be left."""
-
-    def __init__(self, folder: Path):
-        index = folder / f"{WEIGHTS}.index.json"
-        names = {WEIGHTS}
-        if not (folder / WEIGHTS).is_file() and index.is_file():
-            names = set(_read_json(index).get("weight_map", {}).values())
-        self.folder, self.files = folder, {}
-        for name in sorted(names, key=str):
-            if not isinstance(name, str) or Path(name).name != name:
-                raise UserError(f"{index}: file {name!r} lies outside the folder")
-            try:
-                file = safe_open(folder / name, "np")
-                self.files |= dict.fromkeys(file.keys(), file)
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{folder / name}: no readable safetensors ({error})") from error
-
-    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor as float32, which must have this shape and be finite."""
-        if name not in self.files:
-            raise UserError(f"{self.folder}: tensor {name} is missing")
-        file = self.files.pop(name)
-        found = tuple(file.get_slice(name).get_shape())
-        if found != tuple(shape):
-            raise UserError(f"{self.folder}: tensor {name} has shape {found}, not {tuple(shape)}")
-        tensor = file.get_tensor(name).astype(np.float32)
-        if not np.isfinite(tensor).all():
-            raise UserError(f"{self.folder}: tensor {name} holds NaN or infinity")
-        return tensor
-
-    def drop_copy(self, name: str, original: str) -> bool:
-        """Whether two tensors are equal; if they are, `name` counts as taken."""
-        one, two = (
-            self.files[n].get_tensor(n) if n in self.files else None for n in (name, original)
-        )
-        equal = bool(np.array_equal(one, two))
-        if equal:
-            del self.files[name]
-        return equal
-
-    def finish(self) -> None:
-        if self.files:
-            raise UserError(f"{self.folder}: tensor {min(self.files)} has no place in this model")
-
-
-def _read_config(folder: Path, vocabulary: Vocabulary, weights: _Weights) -> DecoderConfig:
+def _read_config(folder: Path, vocabulary: Vocabulary, weights: Weights) -> DecoderConfig:
     """`config.json` with the numbers of ids from the tokenizer."""
     path = folder / "config.json"
-    found = _read_json(path)
+    found = read_json(path)
     # Settings that this decoder has no other value for; absent means the value here.
     fixed = {
         "model_type": "llama",
@@ -188,7 +135,7 @@ def _read_config(folder: Path, vocabulary: Vocabulary, weights: _Weights) -> Dec
     if kind not in ("default", "llama3"):
         raise UserError(f"{path}: rope_type {kind!r}, only 'default' and 'llama3' can be read")
     tied = found.get("tie_word_embeddings", False)
-    if tied and OUTER["head"] in weights.files:
+    if tied and OUTER["head"] in weights:
         # Some releases store the head of a tied model again: a copy is dropped, another one kept.
         tied = weights.drop_copy(OUTER["head"], OUTER["embedding"])
     try:
@@ -277,32 +224,3 @@ def _tokenizer_config() -> dict:
         "model_max_length": MAX_POSITIONS,
         "chat_template": CHAT_TEMPLATE,
     }
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise UserError(f"{path}: not found, expected a model in the Hugging Face layout")
-    if path.stat().st_size > LARGEST_JSON:
-        raise UserError(f"{path}: is over {LARGEST_JSON >> 20} MiB, no model has so long a file")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: no readable JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no settings by name")
-    return found
-
-
-def _write_json(path: Path, values: dict) -> None:
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,204 @@
+"""Published checkpoints as tensors by name, each taken once; and files written whole or not at all.
+
+A checkpoint is a safetensors file, several with an index, or a file that torch.save wrote.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from llasa_jax.errors import UserError
+from llasa_jax.interop.torch_pickle import read_torch_file
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+TORCH_WEIGHTS = "pytorch_model.bin"
+TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+LARGEST_JSON = 1 << 26  # bytes; an index of a thousand layers has under one
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor that is not read yet."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+class Weights:
+    """The tensors of a checkpoint; each is taken once, and none may be left at the end.
+
+    safetensors are read tensor by tensor; a torch file is read whole and shrinks as it is taken.
+
+    Args:
+        path: a file, or a folder with `model.safetensors`, its index and parts, or
+            `pytorch_model.bin`.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        files = [path] if path.is_file() else _files(path)
+        self._stored: dict[str, _Stored] = {}
+        for file in files:
+            torch = file.suffix in TORCH_SUFFIXES
+            self._stored |= _torch_tensors(file) if torch else _safetensors(file)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def names(self) -> list[str]:
+        """Names of the tensors that are not taken yet."""
+        return list(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._stored:
+            raise UserError(f"{self.path}: tensor {name} is missing")
+        return self._stored[name].shape
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The tensor as float32, which must have this shape and be finite."""
+        self._check(name, shape)
+        tensor = self._read(name)
+        self.drop(name)
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{self.path}: tensor {name} holds NaN or infinity")
+        return tensor
+
+    def drop(self, name: str, shape: tuple[int, ...] | None = None) -> None:
+        """Counts a tensor, which must have this shape, as taken without reading it."""
+        if shape is not None:
+            self._check(name, shape)
+        del self._stored[name]
+
+    def rename(self, name: str, new: str) -> None:
+        if new in self:
+            raise UserError(f"{self.path}: tensors {name} and {new} are the same parameter")
+        self._stored[new] = self._stored.pop(name)
+
+    def drop_copy(self, name: str, original: str) -> bool:
+        """Whether two tensors are equal; if they are, `name` counts as taken."""
+        there = name in self and original in self
+        equal = there and bool(np.array_equal(self._read(name), self._read(original)))
+        if equal:
+            self.drop(name)
+        return equal
+
+    def finish(self) -> None:
+        """Raises UserError if a tensor is left."""
+        if self._stored:
+            raise UserError(f"{self.path}: tensor {min(self._stored)} has no place in this model")
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self.shape(name)
+        if found != tuple(shape):
+            raise UserError(f"{self.path}: tensor {name} has shape {found}, not {tuple(shape)}")
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            return np.asarray(self._stored[name].read(), np.float32)
+        except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.path}: tensor {name} cannot be read ({error})") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoint's files in a folder."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = read_json(folder / INDEX).get("weight_map", {}).values()
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise UserError(f"{folder / INDEX}: file {name!r} lies outside the folder")
+        return [folder / name for name in sorted(set(names))]
+    if (folder / TORCH_WEIGHTS).is_file():
+        return [folder / TORCH_WEIGHTS]
+    raise UserError(f"{folder}: no {WEIGHTS}, {INDEX} or {TORCH_WEIGHTS}; give a model's folder")
+
+
+def _safetensors(path: Path) -> dict[str, _Stored]:
+    try:
+        file = safe_open(path, "np")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: no readable safetensors ({error}); fetch it again") from error
+    return {n: _Stored(shape, partial(file.get_tensor, n)) for n, shape in shapes.items()}
+
+
+def _torch_tensors(path: Path) -> dict[str, _Stored]:
+    """The tensors of a state dict, or of the one that a Lightning checkpoint holds."""
+    content = read_torch_file(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no tensors by name; save the model's state dict")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise UserError(f"{path}: {name!r} is no tensor; save the model's state dict alone")
+    return {n: _Stored(value.shape, lambda value=value: value) for n, value in state.items()}
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """A safetensors file of float32 tensors, whole or not at all.
+
+    Views are written as they are shown; one tensor at a time is copied, not all at once.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        start, end = end, end + 4 * tensor.size
+        shape = list(tensor.shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for _, tensor in sorted(tensors.items()):
+                file.write(np.ascontiguousarray(tensor, "<f4"))
+
+    write_whole(path, write)
+
+
+def read_json(path: Path) -> dict:
+    """Settings by name from a JSON file.
+
+    Raises:
+        UserError: if it is missing, broken, too long or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found, expected a model in the Hugging Face layout")
+    if path.stat().st_size > LARGEST_JSON:
+        raise UserError(f"{path}: is over {LARGEST_JSON >> 20} MiB, no model has so long a file")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: no readable JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no settings by name")
+    return found
+
+
+def write_json(path: Path, values: dict) -> None:
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(temporary)`, then renamed to `path`: whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
