@@ -25,8 +25,9 @@ class Codec(nnx.Module):
         acoustic = SpectralEncoder if config.conv is None else ConvEncoder
         dim, self.dtype = config.fused_dim, config.compute_dtype
         self.encoder = acoustic(config, rngs=rngs)
-        self.semantic = self.fc_prior = None
-        if config.semantic is not None:
+        if config.semantic is None:
+            self.semantic = self.fc_prior = None
+        else:
             self.semantic = SemanticBranch(
                 config.semantic,
                 config.sample_rate,
