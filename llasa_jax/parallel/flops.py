@@ -6,25 +6,28 @@ three times the forward pass. These are the conventions of Chowdhery et al. 2022
 with causal attention halved, as MaxText counts.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from llasa_jax.config import DecoderConfig, TransformerConfig
+from llasa_jax.parallel.chips import CHIPS
 
 TRAIN = 3  # forward, and two products of the same size on the way back
 
-# Dense bf16 FLOP/s of one JAX device, by `device_kind` up to its specific part. A TPU7x chip (2,307
-# TFLOP/s) is two devices. Sources: the vendors' product pages.
+# Dense bf16 FLOP/s of one JAX device, by `device_kind` up to its specific part. A TPU7x chip is two
+# devices. GPUs: the vendor's product pages.
 PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12 / 2,
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v6e": CHIPS["v6e"].flops,
+    "TPU7x": CHIPS["tpu7x"].flops / CHIPS["tpu7x"].devices,
     "NVIDIA A100": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
@@ -58,6 +61,33 @@ def transformer_flops(config: TransformerConfig, frames: float, length: float) -
     """
     layer = 8 * config.dim**2 + 4 * length * config.dim + 4 * config.dim * config.ffn
     return frames * config.layers * layer
+
+
+def product_flops(jaxpr: Jaxpr) -> float:
+    """FLOPs of the matrix products and convolutions in a traced program.
+
+    Exact for what is written: a scan counts each of its turns, a cond its dearer branch, a while
+    loop one turn, recomputation (remat) as often as it happens. Taps that a convolution lays on the
+    zeros of a dilated input do not count, so that both gradients cost what the forward pass costs.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * size * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            _, features, *taps = parameters["dimension_numbers"].rhs_spec
+            taken = kernel[features] * math.prod(kernel[axis] for axis in taps)
+            total += 2.0 * size * taken / math.prod(parameters["lhs_dilation"])
+        else:
+            inside = [product_flops(inner) for inner in jaxprs_in_params(parameters)]
+            times = parameters["length"] if name == "scan" else 1
+            total += max(inside) if name == "cond" else times * sum(inside)
+    return total
 
 
 def peak_flops(devices: Sequence[jax.Device]) -> float | None:

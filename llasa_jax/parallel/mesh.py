@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llasa_jax.errors import UserError
@@ -78,8 +79,11 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of these sizes over all devices; one size may be -1: whatever is left.
 
+    Several slices of a pod lie along `data`: only gradients then cross the network between them.
+
     Raises:
-        UserError: if the sizes do not multiply to the number of devices.
+        UserError: if the sizes do not multiply to the number of devices, or `data` does not divide
+            by the number of slices.
     """
     count = jax.device_count() if devices is None else len(devices)
     sizes = [data, fsdp, tensor, sequence]
@@ -91,7 +95,18 @@ def make_mesh(
     if count % given or (not free and given != count):
         raise UserError(f"mesh {shown}: does not fit {count} devices")
     sizes = [count // given if size == -1 else size for size in sizes]
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+    devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(f"mesh {shown}: {slices} slices lie along data, which they do not divide")
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        inner = [sizes[0] // slices, *sizes[1:]]
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inner, [slices, 1, 1, 1], devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def sharding(

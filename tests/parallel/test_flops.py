@@ -1,10 +1,8 @@
-import math
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, TransformerConfig
@@ -24,21 +22,6 @@ CONFIG = DecoderConfig(
 )
 
 
-def counted(jaxpr):
-    """FLOPs of all matrix products in a program, those of a scan as often as it runs."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contract, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            depth = math.prod(shape[axis] for axis in contract)
-            total += 2 * depth * equation.outvars[0].aval.size
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for inner in jaxprs_in_params(equation.params):
-            total += times * counted(inner)
-    return total
-
-
 @pytest.fixture(scope="module")
 def program():
     graphdef, shapes = nn.abstract(lambda rngs: Decoder(CONFIG, rngs=rngs))
@@ -55,7 +38,7 @@ def program():
 @pytest.mark.parametrize("head", [True, False])
 def test_decoder_flops_are_those_of_the_program(program, head):
     loss, shapes = program
-    made = counted(jax.make_jaxpr(lambda p: loss(p, head))(shapes).jaxpr)
+    made = flops.product_flops(jax.make_jaxpr(lambda p: loss(p, head))(shapes).jaxpr)
     # The reference attention computes the masked half too.
     masked = CONFIG.layers * 64 * 2 * 32 * CONFIG.heads * CONFIG.head_dim
     assert flops.decoder_flops(CONFIG, 64, 32, head=head) + masked == made
@@ -63,8 +46,8 @@ def test_decoder_flops_are_those_of_the_program(program, head):
 
 def test_training_is_three_times_the_forward_pass(program):
     loss, shapes = program
-    forward = counted(jax.make_jaxpr(lambda p: loss(p, True))(shapes).jaxpr)
-    both = counted(jax.make_jaxpr(jax.grad(lambda p: loss(p, True)))(shapes).jaxpr)
+    forward = flops.product_flops(jax.make_jaxpr(lambda p: loss(p, True))(shapes).jaxpr)
+    both = flops.product_flops(jax.make_jaxpr(jax.grad(lambda p: loss(p, True)))(shapes).jaxpr)
     assert both == flops.TRAIN * forward
 
 
@@ -82,6 +65,36 @@ def test_transformer_flops():
     config = TransformerConfig(dim=1024, ffn=4096, layers=12, heads=16)
     weights = 12 * (4 * 1024**2 + 2 * 1024 * 4096)
     assert flops.transformer_flops(config, 50, 250) == 50 * (2 * weights + 12 * 4 * 250 * 1024)
+
+
+@pytest.mark.parametrize("stride, dilation, groups", [(1, 1, 1), (1, 3, 1), (4, 1, 1), (1, 1, 8)])
+def test_convolutions_cost_the_same_forward_and_for_each_gradient(stride, dilation, groups):
+    x, kernel = jnp.zeros((2, 64, 8)), jnp.zeros((5, 8 // groups, 16))
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride,), "SAME", rhs_dilation=(dilation,), feature_group_count=groups,
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        ).sum()  # fmt: skip
+
+    forward = flops.product_flops(jax.make_jaxpr(convolve)(x, kernel).jaxpr)
+    assert forward == 2 * (2 * 64 / stride * 16) * (5 * 8 / groups)
+    both = flops.product_flops(jax.make_jaxpr(jax.grad(convolve, (0, 1)))(x, kernel).jaxpr)
+    assert both == pytest.approx(flops.TRAIN * forward, rel=0.05)  # edges
+
+
+def test_loops_and_branches():
+    matrix = jnp.zeros((4, 4))
+    product = 2 * 4**3
+    turn = lambda x, _: (jnp.tanh(x @ matrix), None)  # noqa: E731
+    scanned = lambda x: jax.lax.scan(turn, x, None, length=5)[0]  # noqa: E731
+    branched = lambda x: jax.lax.cond(x.sum() > 0, scanned, lambda x: x @ matrix, x)  # noqa: E731
+    count = lambda f: flops.product_flops(jax.make_jaxpr(f)(matrix).jaxpr)  # noqa: E731
+    assert count(scanned) == count(jax.jit(branched)) == 5 * product
+    # Recomputed once on the way back, beside the two products of the gradient... of x alone.
+    gradient = jax.grad(lambda x: scanned(x).sum())
+    again = jax.grad(lambda x: jax.checkpoint(scanned)(x).sum())
+    assert count(again) - count(gradient) == 5 * product
 
 
 def test_peaks():
