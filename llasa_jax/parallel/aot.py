@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+# "... (32.00G) exceeds available HBM (15.75G)", or "Used 21.90G of 15.75G hbm"
+_OUT_OF_MEMORY = re.compile(r"([\d.]+)([KMG])(?:\) exceeds available HBM| of [\d.]+[KMG] hbm)")
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,12 @@ def compile_program(program: Callable, arguments: tuple, donate: tuple[int, ...]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
-        if not used:
+        wanted = _OUT_OF_MEMORY.search(str(error))
+        if not wanted:
             reason = str(error).strip().splitlines()[0][:300]
             raise UserError(f"the compiler refuses the program: {reason}") from error
-        wanted = round(float(used[1]) * 1024 ** ("KMG".index(used[2]) + 1))
-        return Compiled(None, None, wanted, "", time.monotonic() - started)
+        peak = round(float(wanted[1]) * 1024 ** ("KMG".index(wanted[2]) + 1))
+        return Compiled(None, None, peak, "", time.monotonic() - started)
     seconds = time.monotonic() - started
     memory = compiled.memory_analysis()
     arguments_size = memory.argument_size_in_bytes
