@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llasa_jax import __version__
+from llasa_jax.codec.lengths import LENGTHS
 from llasa_jax.errors import UserError
 
 
@@ -129,11 +130,14 @@ def _codec(commands) -> None:
     train.add_argument("--store", type=Path, required=True, help="prepared corpus")
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
     _seed(train)
-    for name, run, text in (
-        ("encode", _run_encode, "Recordings to codes: a .npy file for each."),
-        ("decode", _run_decode, "Codes (.npy, integers [T]) to .wav files."),
-    ):
-        part = _command(parts, name, run, text)
+    encode = _command(parts, "encode", _run_encode, "Recordings to codes: a .npy file for each.")
+    help = "codes of N samples: floor(N / hop), as in training data, or as X-Codec2's package or "
+    help += "transformers count, one more (docs/codec.md)"
+    encode.add_argument("--length", choices=LENGTHS, default="training", help=help)
+    decode = _command(parts, "decode", _run_decode, "Codes (.npy, integers [T]) to .wav files.")
+    help = "decode as a stream does, so much at a time (default: whole files, to 30 seconds)"
+    decode.add_argument("--chunk-seconds", type=float, default=None, help=help)
+    for part in (encode, decode):
         part.add_argument("inputs", type=Path, nargs="+", help="files, or folders of them")
         part.add_argument("--model", type=Path, default=Path("runs/quickstart"), help="folder")
         part.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -152,13 +156,13 @@ def _run_codec_train(options) -> None:
 def _run_encode(options) -> None:
     from llasa_jax.recipes.files import encode_files
 
-    encode_files(options.inputs, options.model, options.out)
+    encode_files(options.inputs, options.model, options.out, options.length)
 
 
 def _run_decode(options) -> None:
     from llasa_jax.recipes.files import decode_files
 
-    decode_files(options.inputs, options.model, options.out)
+    decode_files(options.inputs, options.model, options.out, options.chunk_seconds)
 
 
 def _data(commands) -> None:

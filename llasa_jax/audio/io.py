@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ import soxr
 from llasa_jax.errors import UserError
 
 MAX_SECONDS = 3600
-MAX_SAMPLES = 2**28  # over all channels: 1 GiB while it is read
+BLOCK = 2**20  # samples over all channels that are read at a time
+LOUDEST = 100  # times full scale
 RATES = range(4_000, 384_001)
 G722_RATE = 16_000
 
 
 def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Read an audio file as one channel.
+    """Read an audio file as one channel, block by block: an hour takes the memory of its result.
 
     Args:
       path: any file that libsndfile reads (wav, flac, ogg, ...), or raw G.722 (``.g722``).
@@ -27,47 +29,63 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
       The wave, float32 [samples], the mean of the file's channels, and its sample rate.
 
     Raises:
-      UserError: the file is missing, broken, empty, too large (over an hour) or holds NaN.
+      UserError: the file is missing, broken, empty, over an hour long or holds NaN.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no audio file at {path}; check the path")
-    wave, source = _read_g722(path) if path.suffix.lower() == ".g722" else _read_soundfile(path)
+    read = _read_g722 if path.suffix.lower() == ".g722" else _read_soundfile
+    wave, rate = read(path, rate)
     if wave.size == 0:
         raise UserError(f"audio file {path} is empty; record it again or remove it")
-    if not np.isfinite(wave).all():
-        raise UserError(f"audio file {path} holds values that are no numbers; export it again")
-    if rate is None or rate == source:
-        return wave, source
-    return resample(wave, source, rate), rate
+    return wave, rate
 
 
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+def _read_soundfile(path: Path, rate: int | None) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:
-            if file.samplerate not in RATES or file.frames * file.channels > MAX_SAMPLES:
-                raise UserError(
-                    f"audio file {path} has {file.frames} samples in {file.channels} channels at "
-                    f"{file.samplerate} Hz, which is beyond reason; export it at 16 to 48 kHz"
-                )
-            _check_length(path, file.frames / file.samplerate)
-            wave = file.read(dtype="float32", always_2d=True)
-            return wave.mean(axis=1), file.samplerate
+            source, channels = file.samplerate, file.channels
+            if source not in RATES:
+                raise UserError(f"audio file {path} has {source} Hz; export it at 16 to 48 kHz")
+            _check_length(path, file.frames / source)
+            blocks = file.blocks(max(1, BLOCK // channels), dtype="float32", always_2d=True)
+            return _gather(path, blocks, source, rate)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise UserError(f"cannot read audio file {path}: {error}; use wav, flac or ogg") from error
 
 
-def _read_g722(path: Path) -> tuple[np.ndarray, int]:
+def _read_g722(path: Path, rate: int | None) -> tuple[np.ndarray, int]:
     import av  # FFmpeg: libsndfile has no G.722
 
     _check_length(path, path.stat().st_size / 8000)  # 64 kbit a second
     try:
         with av.open(str(path), format="g722") as container:
-            blocks = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+            frames = (frame.to_ndarray().reshape(-1, 1) for frame in container.decode(audio=0))
+            blocks = (block.astype(np.float32) / 32768.0 for block in frames)
+            return _gather(path, blocks, G722_RATE, rate)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"cannot decode G.722 file {path}: {error}; remove it") from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
-    return samples.astype(np.float32) / 32768.0, G722_RATE
+
+
+def _gather(
+    path: Path, blocks: Iterable[np.ndarray], source: int, rate: int | None
+) -> tuple[np.ndarray, int]:
+    """Blocks float32 [samples, channels] at `source` as one wave at `rate`, and its rate."""
+    target = rate or source
+    stream = soxr.ResampleStream(source, target, 1, "float32")
+    parts = []
+    for block in blocks:
+        # Beyond that a file does not hold sound in [-1, 1], and would overflow further on.
+        if not np.all(np.abs(block) <= LOUDEST):
+            raise UserError(
+                f"audio file {path} holds values that are no numbers, or over {LOUDEST} times full "
+                f"scale; export it again"
+            )
+        mono = block.mean(axis=1)
+        parts.append(mono if source == target else stream.resample_chunk(mono))
+    if parts and source != target:
+        parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32), target
 
 
 def _check_length(path: Path, seconds: float) -> None:

@@ -1,23 +1,41 @@
-"""Folders' worth of waves and codes through the codec, in few padded shapes."""
+"""Folders' worth of waves and codes through the codec, in few padded shapes and bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from llasa_jax import nn
+from llasa_jax.codec.lengths import Length, code_count, lost_frames
 from llasa_jax.codec.model import Codec
+from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import CodecConfig
 from llasa_jax.errors import UserError
 
 FRAMES = 64  # lengths are padded to multiples of this many frames: few programs are compiled
+LONGEST = 1536  # frames that go through the codec at once: attention's memory is their square
+CONTEXT = 128  # frames that a part of something longer sees on each side
+ROWS = 4096  # frames of a batch, at most
+
+
+class Window(NamedTuple):
+    """Part of item `item`: of the frames [start, stop), those of [first, last) are kept."""
+
+    item: int
+    start: int
+    stop: int
+    first: int
+    last: int
 
 
 class BatchCodec:
     """Encodes and decodes lists of any lengths; each item comes out as it would alone.
 
-    A wave of N samples has N // hop codes, the convention of Llasa's training data: the
-    incomplete last frame is dropped.
+    What is longer than `LONGEST` frames (31 s at 50 a second) is encoded in overlapping windows,
+    so that an hour fits into memory: filter banks and norms are then those of each window. It is
+    decoded in the chunks of a `StreamDecoder`.
     """
 
     def __init__(self, config: CodecConfig, params: dict, batch: int = 16):
@@ -27,61 +45,95 @@ class BatchCodec:
         self._decode = jax.jit(lambda p, codes, mask: nn.merge(graphdef, p).decode(codes, mask))
 
     def encode(
-        self, waves: Sequence[np.ndarray], on_batch: Callable[[int], None] = lambda count: None
+        self,
+        waves: Sequence[np.ndarray],
+        on_batch: Callable[[int], None] = lambda count: None,
+        length: Length = "training",
     ) -> list[np.ndarray]:
-        """Codes int32 [N // hop] of each wave float32 [N] at the codec's rate.
+        """Codes int32 [code_count(N)] of each wave float32 [N] at the codec's rate.
 
         Args:
             on_batch: called with the number of waves just done.
+            length: how many codes N samples have (`codec.lengths`).
 
         Raises:
-            UserError: if a wave is shorter than one hop.
+            UserError: if a wave has no code: it is empty, or shorter than one hop.
         """
-        hop = self.config.hop
-        sizes = [len(wave) // hop for wave in waves]
-        if sizes and min(sizes) == 0:
+        hop, lost = self.config.hop, lost_frames(self.config)
+        sizes = [code_count(self.config, len(wave), length) for wave in waves]
+        if any(size == 0 or len(wave) == 0 for size, wave in zip(sizes, waves, strict=True)):
             raise UserError(f"encode: a wave is shorter than one frame of {hop} samples; leave it")
-        codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
-        for items, frames in self._buckets(sizes):
-            wave = np.zeros((self.batch, frames * hop), np.float32)
-            mask = np.zeros((self.batch, frames), np.float32)
-            for row, i in enumerate(items):
-                wave[row, : sizes[i] * hop] = waves[i][: sizes[i] * hop]
-                mask[row, : sizes[i]] = 1
+        codes = [np.zeros(size, np.int32) for size in sizes]
+        for windows, frames in self._buckets(sizes):
+            wave = np.zeros((self._rows(frames), (frames + lost) * hop), np.float32)
+            mask = np.zeros((len(wave), frames + lost), np.float32)
+            for row, (i, start, stop, _, _) in enumerate(windows):
+                end = len(waves[i]) if length != "training" else len(waves[i]) // hop * hop
+                piece = waves[i][start * hop : min((stop + lost) * hop, end)]
+                wave[row, : len(piece)] = piece
+                mask[row, : stop - start + lost] = 1
             found = np.asarray(self._encode(self.params, wave, mask))
-            for row, i in enumerate(items):
-                codes[i] = found[row, : sizes[i]]
-            on_batch(len(items))
+            for row, (i, start, _, first, last) in enumerate(windows):
+                codes[i][first:last] = found[row, first - start : last - start]
+            on_batch(sum(window.last == sizes[window.item] for window in windows))
         return codes
 
     def decode(
         self, codes: Sequence[np.ndarray], on_batch: Callable[[int], None] = lambda count: None
     ) -> list[np.ndarray]:
-        """Wave float32 [T * hop] of each code sequence int [T].
+        """Wave float32 [T * output_hop] of each code sequence int [T].
 
         Raises:
             UserError: if a sequence is empty or holds a code outside the codebook.
         """
-        size, hop = self.config.codebook_size, self.config.hop
+        size, hop = self.config.codebook_size, self.config.output_hop
         for sequence in codes:
             if len(sequence) == 0 or np.min(sequence) < 0 or np.max(sequence) >= size:
                 raise UserError(f"decode: needs at least one code, each in 0..{size - 1}")
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
-        for items, frames in self._buckets([len(sequence) for sequence in codes]):
-            padded = np.zeros((self.batch, frames), np.int32)
-            mask = np.zeros((self.batch, frames), np.float32)
-            for row, i in enumerate(items):
-                padded[row, : len(codes[i])] = codes[i]
-                mask[row, : len(codes[i])] = 1
+        short = [i for i, sequence in enumerate(codes) if len(sequence) <= LONGEST]
+        for windows, frames in self._buckets([len(codes[i]) for i in short]):
+            padded = np.zeros((self._rows(frames), frames), np.int32)
+            mask = np.zeros(padded.shape, np.float32)
+            for row, window in enumerate(windows):
+                padded[row, : window.stop] = codes[short[window.item]]
+                mask[row, : window.stop] = 1
             found = np.asarray(self._decode(self.params, padded, mask))
-            for row, i in enumerate(items):
-                waves[i] = found[row, : len(codes[i]) * hop]
-            on_batch(len(items))
+            for row, window in enumerate(windows):
+                waves[short[window.item]] = found[row, : window.stop * hop]
+            on_batch(len(windows))
+        for i in sorted(set(range(len(codes))) - set(short)):
+            waves[i] = np.concatenate(list(self._long([codes[i]])))
+            on_batch(1)
         return waves
 
-    def _buckets(self, sizes: Sequence[int]) -> Iterator[tuple[list[int], int]]:
-        """Batches of indices of similar size, each with its padded number of frames."""
-        order = sorted(range(len(sizes)), key=lambda i: sizes[i])
-        for start in range(0, len(order), self.batch):
-            items = order[start : start + self.batch]
-            yield items, -(-sizes[items[-1]] // FRAMES) * FRAMES
+    @cached_property
+    def _long(self) -> StreamDecoder:
+        return StreamDecoder(self.config, self.params, chunk=LONGEST - 2 * CONTEXT)
+
+    def _rows(self, frames: int) -> int:
+        return max(1, min(self.batch, ROWS // frames))
+
+    def _buckets(self, sizes: Sequence[int]) -> Iterator[tuple[list[Window], int]]:
+        """Batches of windows of similar size, each with its padded number of frames."""
+        windows = [window for item, size in enumerate(sizes) for window in cut(item, size)]
+        windows.sort(key=lambda window: window.start - window.stop)  # the longest first
+        while windows:
+            frames = _padded(windows[0].stop - windows[0].start)
+            rows = self._rows(frames)
+            yield windows[:rows], frames
+            windows = windows[rows:]
+
+
+def _padded(frames: int) -> int:
+    """The next multiple of `FRAMES`, or of coarser steps where that wastes under a quarter."""
+    step = max(FRAMES, (1 << frames.bit_length()) >> 3)
+    return -(-frames // step) * step
+
+
+def cut(item: int, frames: int) -> Iterator[Window]:
+    """One window of an item of at most `LONGEST` frames, else overlapping ones."""
+    core = frames if frames <= LONGEST else LONGEST - 2 * CONTEXT
+    for first in range(0, frames, core):
+        last = min(first + core, frames)
+        yield Window(item, max(0, first - CONTEXT), min(frames, last + CONTEXT), first, last)

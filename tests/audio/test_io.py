@@ -36,6 +36,23 @@ def test_stereo_at_44_kilohertz_becomes_one_channel_at_16(tmp_path):
     np.testing.assert_allclose(wave[500:7500], expected[500:7500], atol=2e-3)
 
 
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (16_000, 3), (44_100, 2)])
+def test_blocks_change_nothing(tmp_path, monkeypatch, rate, channels):
+    noise = np.random.default_rng(0).uniform(-1, 1, (5000, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise, rate, subtype="FLOAT")
+    whole, _ = io.read_audio(tmp_path / "a.wav", 16_000)
+    np.testing.assert_allclose(whole, io.resample(noise.mean(1), rate, 16_000), atol=1e-6)
+    monkeypatch.setattr(io, "BLOCK", 640)
+    blocks, _ = io.read_audio(tmp_path / "a.wav", 16_000)
+    assert blocks.shape == whole.shape
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+
+
+def test_samples_somewhat_beyond_full_scale_are_kept(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 2.0, -3.0]), 16_000, subtype="FLOAT")
+    assert io.read_audio(tmp_path / "a.wav")[0].tolist() == [0.0, 2.0, -3.0]
+
+
 def test_g722_is_decoded_at_16_kilohertz(tmp_path):
     av = pytest.importorskip("av")
     wave = sine(440, 16_000)
@@ -58,16 +75,19 @@ def broken_files(folder):
     (folder / "zero.g722").write_bytes(b"")
     soundfile.write(folder / "empty.wav", np.zeros(0, np.float32), 16_000)
     soundfile.write(folder / "nan.wav", np.array([0, np.nan]), 16_000, subtype="FLOAT")
+    loud = np.array([0, 0, 2e38, 0], np.float32)
+    soundfile.write(folder / "loud.wav", loud, 16_000, subtype="FLOAT")
+    soundfile.write(folder / "inf.wav", np.array([[np.inf, -np.inf]]), 16_000, subtype="FLOAT")
     soundfile.write(folder / "rate.wav", np.zeros(9), 50)
     (folder / "folder.wav").mkdir()
     return ["garbage.wav", "text.flac", "zero.wav", "zero.g722", "empty.wav", "nan.wav",
-            "rate.wav", "folder.wav", "missing.wav"]  # fmt: skip
+            "loud.wav", "inf.wav", "rate.wav", "folder.wav", "missing.wav"]  # fmt: skip
 
 
 def test_bad_files_are_one_line_with_their_path(tmp_path):
     for name in broken_files(tmp_path):
         with pytest.raises(UserError) as caught:
-            io.read_audio(tmp_path / name)
+            io.read_audio(tmp_path / name, 24_000)
         message = str(caught.value)
         assert name in message and "\n" not in message, message
 

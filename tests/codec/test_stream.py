@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.codec.stream import StreamDecoder
+from llasa_jax.errors import UserError
+
+CHUNK = 7
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return np.random.default_rng(0).integers(0, 60, 200).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def codec(tiny):
+    return BatchCodec(*tiny)
+
+
+@pytest.fixture(scope="module")
+def stream(tiny):
+    return StreamDecoder(*tiny, chunk=CHUNK)
+
+
+def joined(stream, codes):
+    return np.concatenate(list(stream(codes)))
+
+
+def arrivals(codes, cuts):
+    """The codes in pieces, ending at `cuts`; every other piece of one comes as a number."""
+    for piece in np.split(codes, sorted(cuts)):
+        yield int(piece[0]) if len(piece) == 1 else piece
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 200), st.lists(st.integers(0, 200)))
+def test_however_the_codes_come_the_sound_is_the_same_and_whole(stream, codes, count, cuts):
+    some = codes[:count]
+    wave = joined(stream, some)
+    assert wave.shape == (count * stream.config.output_hop,) and wave.dtype == np.float32
+    pieces = arrivals(some, [cut for cut in cuts if cut <= count])
+    np.testing.assert_array_equal(joined(stream, pieces), wave)
+    np.testing.assert_array_equal(joined(stream, map(int, some)), wave)
+
+
+def test_one_program_serves_every_length_and_chunk(stream, codes):
+    for count in (1, 30, 57, 58, 200):
+        joined(stream, codes[:count])
+    assert stream.decode._cache_size() == 1
+
+
+def test_a_chunk_sounds_as_soon_as_its_latency_has_come(stream, codes):
+    """Counts the codes taken before each piece of sound."""
+    taken = []
+
+    def source():
+        for code in codes:
+            taken.append(code)
+            yield code
+
+    heard = [(len(taken), len(wave)) for wave in stream(source())]
+    wait = round(stream.latency * stream.config.frame_rate)
+    assert wait == CHUNK + stream.right
+    hop = stream.config.output_hop
+    assert heard[:3] == [(wait + i * CHUNK, CHUNK * hop) for i in range(3)]
+    assert heard[-1][0] == len(codes)
+
+
+def test_what_fits_into_one_window_is_decoded_as_a_whole(stream, codec, codes):
+    some = codes[: CHUNK + stream.right - 1]
+    (whole,) = codec.decode([some])
+    np.testing.assert_allclose(joined(stream, some), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_codes_beyond_the_codebook_are_refused(stream):
+    for wrong in ([60], [3, -1], [np.array([1, 60])]):
+        with pytest.raises(UserError, match=r"in 0\.\.59"):
+            joined(stream, wrong)
+    assert list(stream([])) == []
