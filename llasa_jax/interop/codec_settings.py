@@ -114,12 +114,12 @@ def published_settings(path: Path, found: dict) -> CodecConfig:
         _demand(found, "rms_norm_eps", [1e-6])
         _demand(found, "num_key_value_heads", [heads], 16)
         _demand(found, "head_dim", [dim / heads], 64)
-        _demand(found, "quantization_dim", [dim + semantic_dim], 2048)
         _demand(semantic, "model_type", ["wav2vec2-bert"])
         _demand(semantic, "hidden_act", ["swish", "silu"])
         _demand(semantic, "layer_norm_eps", [1e-5])
         _demand(semantic, "position_embeddings_type", ["relative_key"])
         _demand(semantic, "add_adapter", [False])
+        _demand(found, "quantization_dim", [dim + semantic_dim], 2048)
         strides = tuple(found.get("downsampling_ratios", (2, 2, 4, 4, 5)))
         hop, levels = math.prod(strides), found.get("quantization_levels", (4,) * 8)
         if neucodec:

@@ -85,7 +85,10 @@ def import_codec(weights: Weights) -> ImportedCodec:
         path = _folder(weights) / "config.json"
         config = published_settings(path, read_json(path))
     table = modules(layout, config)
-    _, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
+    try:
+        template = _template(config)
+    except UserError as error:
+        raise UserError(f"{weights.path}: {error}") from error
     flat = {key: np.empty(leaf.shape, np.float32) for key, leaf in flatten(template).items()}
     places = {key: views(table, key, tensor) for key, tensor in flat.items()}
     # Gains of convolutions that come without weight norm: the norm is then the weight's own.
@@ -140,6 +143,10 @@ def export_codec(folder: Path, layout: Layout, config: CodecConfig, params: dict
         write_tensors(folder / WEIGHTS, tensors)
     except OSError as error:
         raise UserError(f"cannot write the codec to {folder}: {error.strerror}") from error
+
+
+def _template(config: CodecConfig) -> dict:
+    return nn.abstract(lambda rngs: Codec(config, rngs=rngs))[1]
 
 
 def _folder(weights: Weights) -> Path:

@@ -1,0 +1,117 @@
+"""`llasa convert`: published checkpoints into model folders, and a model's parts out again."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from llasa_jax import nn
+from llasa_jax.codec.model import Codec
+from llasa_jax.config import CodecConfig
+from llasa_jax.console import log
+from llasa_jax.errors import UserError
+from llasa_jax.interop.bundle import load_part, save_part
+from llasa_jax.interop.layouts import Layout
+from llasa_jax.interop.llama import export_llama, import_llama
+from llasa_jax.interop.weights import Weights
+from llasa_jax.interop.xcodec2 import codec_layout, export_codec, import_codec
+from llasa_jax.lm.vocabulary import Vocabulary
+from llasa_jax.recipes.stages import load_language
+
+LLAMA = "model.embed_tokens.weight"  # a tensor of every language model's checkpoint
+
+
+def convert(source: Path, out: Path, layout: Layout | Literal["llasa", "llama"] = "llasa") -> None:
+    """Writes a codec or a language model in another layout.
+
+    Args:
+        source: a model folder of ours, a folder in a published layout, or a checkpoint file.
+        out: for layout "llasa" a model folder, which may hold other parts; else a new folder.
+        layout: "xcodec2", "transformers" and "neucodec" are a codec's, "llama" is a language
+            model's; "llasa" is ours, for either.
+
+    Raises:
+        UserError: if the source is no whole model, the layout has no place for it, or `out` holds
+            something that would be lost. Nothing is written then.
+    """
+    if layout != "llasa" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; give a new folder")
+    folder = next((f for f in (source, source / "model") if _is_ours(f)), None)
+    weights = Weights(source) if folder is None else None
+    if weights is None:
+        if layout == "llasa":
+            raise UserError(f"{source}: is in layout llasa already; name another with --layout")
+        kind = "llama" if layout == "llama" else "codec"
+    elif codec_layout(weights) is not None:
+        kind = "codec"
+    elif LLAMA in weights:
+        kind = "llama"
+    else:
+        raise UserError(f"{source}: holds neither an X-Codec2 or NeuCodec nor a Llama")
+    if layout != "llasa" and (layout == "llama") != (kind == "llama"):
+        raise UserError(f"{source}: is a {kind}, which layout {layout} does not hold")
+    if kind == "codec":
+        _convert_codec(folder, weights, out, layout)
+    else:
+        _convert_language(folder, source, out, layout)
+    log(f"{source}: written to {out} in layout {layout}")
+
+
+def _convert_codec(folder: Path | None, weights: Weights | None, out: Path, layout: str) -> None:
+    if layout == "llasa":
+        _require_absent(out, "codec.safetensors")
+    if folder is not None:
+        build = lambda config, rngs: Codec(config, rngs=rngs)  # noqa: E731
+        config, params, _ = load_part(folder, "codec", CodecConfig, build)
+        about = {}
+    else:
+        found = import_codec(weights)
+        config, params = found.config, found.params
+        about = {"converted_from": found.layout, "ignored": found.ignored}
+        log(
+            f"{weights.path}: layout {found.layout}, {nn.parameter_count(params) / 1e6:.1f} M "
+            f"parameters; of training only, ignored: {', '.join(found.ignored) or 'nothing'}"
+        )
+    if layout == "llasa":
+        save_part(out, "codec", config, params, about)
+    else:
+        _whole(out, lambda made: export_codec(made, layout, config, params))
+
+
+def _convert_language(folder: Path | None, source: Path, out: Path, layout: str) -> None:
+    if layout == "llasa":
+        _require_absent(out, "lm.safetensors")
+    if folder is not None:
+        config, params, vocabulary = load_language(folder)
+    else:
+        config, params = import_llama(source)
+        vocabulary = Vocabulary.load(source)
+    if layout == "llasa":
+        if (out / "tokenizer.json").exists() and Vocabulary.load(out).hash != vocabulary.hash:
+            raise UserError(f"{out}: has another tokenizer; give another folder")
+        vocabulary.save(out)
+        save_part(out, "lm", config, params, {"converted_from": "llama"})
+    else:
+        _whole(out, lambda made: export_llama(made, config, params, vocabulary))
+
+
+def _is_ours(folder: Path) -> bool:
+    return any((folder / f"{part}.safetensors").is_file() for part in ("codec", "lm"))
+
+
+def _require_absent(folder: Path, name: str) -> None:
+    if (folder / name).exists():
+        raise UserError(f"{folder / name}: exists already; give another folder")
+
+
+def _whole(out: Path, write: Callable[[Path], Any]) -> None:
+    """`write(folder)`, renamed to `out` when it is done: the whole folder or nothing."""
+    made = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        write(made)
+        made.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
