@@ -1,4 +1,4 @@
-"""Kaldi's log mel filter banks as JAX functions, in float32: what w2v-BERT listens to."""
+"""Kaldi's log mel filter banks as JAX functions: what w2v-BERT listens to."""
 
 from functools import cache
 
@@ -20,8 +20,14 @@ def frame_sizes(rate: int) -> tuple[int, int]:
 
 
 @cache
-def _povey(window: int) -> np.ndarray:
-    return (np.hanning(window) ** 0.85).astype(np.float32)
+def _spectrum_of_frame(window: int, size: int) -> np.ndarray:
+    """The linear map from samples to spectrum, float64 [window, 2 * (size // 2 + 1)]: mean removed,
+    pre-emphasis, Povey's window, DFT of `size`; real parts, then imaginary parts."""
+    centre = np.eye(window) - 1.0 / window
+    emphasis = np.eye(window) - PREEMPHASIS * np.eye(window, k=1)
+    povey = np.hanning(window) ** 0.85
+    dft = np.fft.rfft(np.diag(povey), size)
+    return centre @ emphasis @ np.concatenate([dft.real, dft.imag], 1)
 
 
 @cache
@@ -43,13 +49,13 @@ def fbank(wave: jax.Array, *, rate: int, bins: int) -> jax.Array:
     dropped, mean removed, pre-emphasis 0.97, power spectrum, floor of float32's epsilon.
     """
     window, shift = frame_sizes(rate)
-    frames = frame(wave * 2.0**15, window, shift)
-    frames = frames - frames.mean(-1, keepdims=True)
-    # The window is zero on the first sample; without it only phases change.
-    frames = (frames[..., 1:] - PREEMPHASIS * frames[..., :-1]) * _povey(window)[1:]
     size = 1 << (window - 1).bit_length()
-    spectrum = jnp.fft.rfft(frames, size)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    frames = frame(wave * 2.0**15, window, shift)
+    # Bands may lie 140 dB under others, where float32 has no digits left. TPUs have no float64 FFT.
+    with jax.enable_x64(True):
+        spectrum = jnp.matmul(frames.astype(jnp.float64), _spectrum_of_frame(window, size))
+        real, imaginary = jnp.split(spectrum, 2, -1)
+        power = (jnp.square(real) + jnp.square(imaginary)).astype(jnp.float32)
     mel = jnp.matmul(power, _mel_filters(rate, size, bins), precision=jax.lax.Precision.HIGHEST)
     return jnp.log(jnp.maximum(mel, FLOOR))
 

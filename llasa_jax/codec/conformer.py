@@ -83,12 +83,12 @@ def by_key(by_distance: jax.Array, left: int) -> jax.Array:
     Rows are laid out over all distances and skewed by a reshape (Huang et al. 2018): no gather.
     """
     *batch, time, size = by_distance.shape
-    before, after = time - 1 - left, time - size + left
+    before, after = time - 1 - left, time + 1 - size + left
     rows = by_distance[..., max(-before, 0) : size - max(-after, 0)]
     edge = [(0, 0)] * (len(batch) + 1) + [(max(before, 0), max(after, 0))]
     rows = jnp.pad(rows, edge, mode="edge").reshape(*batch, -1)
-    skewed = rows[..., time - 1 : time - 1 + time * (2 * time - 2)]
-    return skewed.reshape(*batch, time, 2 * time - 2)[..., :time]
+    skewed = rows[..., time - 1 : time - 1 + time * (2 * time - 1)]
+    return skewed.reshape(*batch, time, 2 * time - 1)[..., :time]
 
 
 class ConvModule(nnx.Module):
