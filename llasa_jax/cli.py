@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     _codec(commands)
     _data(commands)
     _train(commands)
+    _convert(commands)
     return parser
 
 
@@ -219,3 +220,21 @@ def _run_train(options) -> None:
     run = load_config(options.config, DecoderRun, options.set)
     model = model_folder(options.model)
     train_language(run, options.tokens, options.out, model, seed=options.seed)
+
+
+def _convert(commands) -> None:
+    text = "Read a published codec or language model, or write one in a published layout."
+    parser = _command(commands, "convert", _run_convert, text)
+    help = "a model folder, a folder in a published layout, or a checkpoint file"
+    parser.add_argument("source", type=Path, help=help)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    help = "of the result: ours, X-Codec2's own, transformers' Xcodec2Model or NeuCodecModel, or a "
+    help += "LlamaForCausalLM (default: llasa)"
+    layouts = ("llasa", "xcodec2", "transformers", "neucodec", "llama")
+    parser.add_argument("--layout", choices=layouts, default="llasa", help=help)
+
+
+def _run_convert(options) -> None:
+    from llasa_jax.recipes.convert import convert
+
+    convert(options.source, options.out, options.layout)
