@@ -77,7 +77,7 @@ def test_stacked_frames_are_normalised_over_the_item_alone(stacked, edge, time):
         assert len(banks) == 2 * count
         spread = np.sqrt(banks.var(0, ddof=1) + 1e-7)
         expected = ((banks - banks.mean(0)) / spread).reshape(count, 2 * BINS)
-        np.testing.assert_allclose(found[0, :count], expected, atol=1e-5)
+        np.testing.assert_allclose(found[0, :count], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("edge", [0, HOP // 2])
