@@ -151,7 +151,7 @@ COLLECTIONS = {
     "ktuberling": Collection(
         "ktuberling-data",
         "usr/share/ktuberling/sounds",
-        r"(?P<language>[a-z]{2,3})/.+\.(?:ogg|wav)",
+        r"(?P<language>[a-z]{2,3})/.+\.(?:ogg|opus|wav)",
         "GPL-2+",
     ),
     # Descriptions of pictures, words to short sentences, read by volunteers.
