@@ -22,7 +22,7 @@ REACH = 6  # samples an output may look back and ahead
 def _kaiser_sinc() -> np.ndarray:
     """The 12 taps: cutoff a quarter of the doubled rate, transition 0.3 of it, sum 1."""
     attenuation = 2.285 * 5 * pi * 4 * 0.3 + 7.95
-    window = np.kaiser(12, 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21))
+    window = np.kaiser(12, 0.1102 * (attenuation - 8.7))
     taps = window * np.sinc(0.5 * (np.arange(-6, 6) + 0.5))
     return taps / taps.sum()
 
@@ -81,7 +81,8 @@ class SnakeBeta(nnx.Module):
         # outputs near them are computed once more, from a few samples, and written over.
         inner = downsample(*self._bend(*upsample(x.astype(jnp.float32))))
         valid = jnp.arange(size) < lengths[:, None]
-        y = jnp.pad(inner.astype(x.dtype), ((0, 0), (REACH, REACH), (0, 0))) * valid[..., None]
+        y = jnp.pad(inner.astype(x.dtype), ((0, 0), (REACH, REACH), (0, 0)))
+        y = jnp.where(valid[..., None], y, 0)
         short, start = jnp.minimum(lengths, 2 * REACH), jnp.maximum(lengths - 2 * REACH, 0)
         first = self._with_ends(x[:, : 2 * REACH], short)[:, :REACH]
         cut = jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, 2 * REACH))
@@ -102,7 +103,7 @@ class SnakeBeta(nnx.Module):
         doubled = jnp.stack(self._bend(*upsample(x32)), 2).reshape(batch, 2 * size, channels)
         doubled = _held(doubled, 6, 2 * lengths)
         y = downsample(doubled[:, ::2], doubled[:, 1::2]).astype(x.dtype)
-        return y * (jnp.arange(size) < lengths[:, None])[..., None]
+        return jnp.where((jnp.arange(size) < lengths[:, None])[..., None], y, 0)
 
 
 def _held(x: jax.Array, width: int, lengths: jax.Array) -> jax.Array:

@@ -1,12 +1,20 @@
 """A codec of a few thousand random parameters that uses its whole small codebook."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from llasa_jax import nn
 from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
+from llasa_jax.config import (
+    CodecConfig,
+    ConvConfig,
+    SemanticConfig,
+    SpectralConfig,
+    TransformerConfig,
+)
 
 TINY = CodecConfig(
     sample_rate=1600,
@@ -17,6 +25,17 @@ TINY = CodecConfig(
     ),
     decoder=TransformerConfig(dim=8, ffn=24, layers=2, heads=2),
     norm_groups=4,
+)
+
+# X-Codec2 in miniature: convolutions on the wave, filter banks through a conformer.
+MINIATURE = replace(
+    TINY,
+    spectral=None,
+    conv=ConvConfig(channels=4, strides=(2, 4, 4), dim=8),
+    semantic=SemanticConfig(
+        **dict(dim=8, ffn=16, layers=2, heads=2, mel_bins=4, conv_width=5),
+        **dict(left=4, right=2, edge=16),
+    ),
 )
 
 
@@ -32,7 +51,7 @@ def random_params(config, seed=0):
             return x * (names[-1] == "kernel")  # large, so that all levels occur
         if names[-1] == "kernel":
             return x / np.sqrt(np.prod(leaf.shape["layers" in names : -1]))
-        return 0.3 * x + (names[-1] == "scale")
+        return 0.3 * x + (names[-1] in ("scale", "gain"))
 
     return jax.tree_util.tree_map_with_path(fill, template)
 
@@ -41,6 +60,12 @@ def random_params(config, seed=0):
 def tiny():
     """(configuration, parameters)."""
     return TINY, random_params(TINY)
+
+
+@pytest.fixture(scope="session")
+def miniature():
+    """(configuration, parameters)."""
+    return MINIATURE, random_params(MINIATURE)
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +80,9 @@ def sound():
         return (np.repeat(level, TINY.hop) * np.sin(phase))[:size].astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """(configuration, seed=0) -> random parameters."""
+    return random_params
