@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _data(commands)
     _train(commands)
     _convert(commands)
+    _eval(commands)
     return parser
 
 
@@ -238,3 +239,40 @@ def _run_convert(options) -> None:
     from llasa_jax.recipes.convert import convert
 
     convert(options.source, options.out, options.layout)
+
+
+def _eval(commands) -> None:
+    evaluate = _command(commands, "eval", None, "Measure what was trained, and its peers.")
+    parts = evaluate.add_subparsers(dest="part", required=True, metavar="PART")
+    text = "Score a codec, Opus and Codec2 on the same held-out recordings."
+    part = _command(parts, "codec", _run_eval_codec, text)
+    help = "recordings, or folders of them, where there is no --store"
+    part.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help=help)
+    part.add_argument("--store", type=Path, default=None, help="prepared corpus")
+    part.add_argument("--model", type=Path, default=Path("runs/quickstart"), help="folder")
+    part.add_argument("--utterances", type=int, default=40, help="recordings to measure on (40)")
+    help = "folder for a page to read and listen to, its figures and eval.json"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    _seed(part)
+
+
+def _run_eval_codec(options) -> None:
+    from rich.console import Console
+
+    from llasa_jax.evaluation.codec_report import console_table
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.recipes.eval_codec import eval_codec
+
+    found = eval_codec(
+        options.model,
+        store=options.store,
+        audio=options.audio,
+        utterances=options.utterances,
+        out=options.out,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json_bytes(found).decode(), end="")
+    else:
+        Console().print(console_table(found))

@@ -12,6 +12,7 @@ from cycler import cycler
 from matplotlib import mlab
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import (
     EngFormatter,
     FixedLocator,
@@ -310,21 +311,10 @@ def spectrogram(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
     peak = max(float(np.max(np.abs(wave), initial=0.0)) for wave, _ in waves.values()) or 1.0
     for (title, (wave, rate)), (above, below) in zip(waves.items(), grid.T, strict=True):
         wave = np.pad(np.asarray(wave, np.float64), (0, max(0, 512 - len(wave))))
-        seconds = wave.size / rate
         above.plot(np.arange(wave.size) / rate, wave, linewidth=0.5)
         above.set(title=title, ylim=(-1.05 * peak, 1.05 * peak))
-        power, _, _ = mlab.specgram(wave, NFFT=400, noverlap=240, pad_to=512, Fs=rate)
-        image = below.imshow(
-            10 * np.log10(np.maximum(power, 1e-12)),
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, rate / 2000),
-            vmin=-110,
-            vmax=-35,
-            cmap="magma",
-        )
-        below.set(xlabel="time (s)", ylim=(0, min(rate / 2000, 8)))
-        below.grid(visible=False)
+        image = _spectrogram_panel(below, wave, rate)
+        below.set(xlabel="time (s)")
     longest = max(len(wave) / rate for wave, rate in waves.values())
     grid[1, 0].set_xlim(0, longest)
     grid[1, 0].xaxis.set_major_locator(MaxNLocator(4, integer=longest >= 2))
@@ -332,6 +322,75 @@ def spectrogram(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
     grid[1, 0].set_ylabel("frequency (kHz)")
     colors = figure.colorbar(image, ax=grid[1, :], pad=0.01)
     colors.set_label("dB per Hz")
+    return figure
+
+
+def _spectrogram_panel(axis: Axes, wave: np.ndarray, rate: int) -> AxesImage:
+    """Draws the spectrogram of a wave of at least 512 samples, up to 8 kHz."""
+    power, _, _ = mlab.specgram(wave, NFFT=400, noverlap=240, pad_to=512, Fs=rate)
+    axis.grid(visible=False)
+    image = axis.imshow(
+        10 * np.log10(np.maximum(power, 1e-12)),
+        origin="lower",
+        aspect="auto",
+        extent=(0, wave.size / rate, 0, rate / 2000),
+        vmin=-110,
+        vmax=-35,
+        cmap="magma",
+    )
+    axis.set_ylim(0, min(rate / 2000, 8))
+    return image
+
+
+@_drawn
+def spectrograms(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
+    """One spectrogram for each named sound, two beside each other, on one scale of all.
+
+    Args:
+        waves: by title, the wave, float [samples], and its sample rate.
+    """
+    rows = -(-len(waves) // 2)
+    figure = Figure(figsize=(1.5 * WIDTH, 1.7 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat)
+    for axis, (title, (wave, rate)) in zip(axes, waves.items(), strict=False):
+        padded = np.pad(np.asarray(wave, np.float64), (0, max(0, 512 - len(wave))))
+        image = _spectrogram_panel(axis, padded, rate)
+        axis.set_title(title)
+    for axis in axes[len(waves) :]:
+        axis.set_axis_off()
+    axes[0].set_xlim(0, max(len(wave) / rate for wave, rate in waves.values()))
+    figure.supxlabel("time (s)", fontsize=10)
+    figure.supylabel("frequency (kHz)", fontsize=10)
+    figure.colorbar(image, ax=axes, pad=0.01).set_label("dB per Hz")
+    return figure
+
+
+@_drawn
+def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """What each codec reaches at its bits a second: PESQ-WB and STOI, a panel each.
+
+    Args:
+        codecs: by name, {"bits_per_second", "pesq_wb", "pesq_wb_interval", "stoi",
+            "stoi_interval"}; the first is drawn as the one that the others are compared with.
+    """
+    panels = {"pesq_wb": "PESQ-WB", "stoi": "STOI"}
+    figure = Figure(figsize=(1.5 * WIDTH, 3.6), layout="constrained")
+    for axis, (key, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for place, (name, scores) in enumerate(codecs.items()):
+            if finite(scores.get(key)) and finite(scores.get("bits_per_second")):
+                color, marker = ("C1", "D") if place == 0 else ("C0", "o")
+                rate, value = scores["bits_per_second"], scores[key]
+                low, high = _interval(scores, key)
+                bar = [[max(value - low, 0)], [max(high - value, 0)]]
+                axis.errorbar(rate, value, bar, marker=marker, capsize=4, color=color)
+                offset = {"textcoords": "offset points", "xytext": (7, 4), "color": color}
+                axis.annotate(name, (rate, value), fontsize=9, **offset)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator([500, 1000, 2000, 4000, 8000]))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.margins(x=0.25, y=0.12)
+        axis.set(xlabel="bits a second", ylabel=label)
     return figure
 
 

@@ -1,26 +1,25 @@
 """The report of a run: one page to listen to and read, its figures, and every number as JSON."""
 
-import base64
-import io
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-import soundfile
-
-from llasa_jax.audio.io import resample
-from llasa_jax.errors import UserError
 from llasa_jax.evaluation import figures
+from llasa_jax.evaluation.page import (
+    Clip,
+    Picture,
+    fill_players,
+    json_bytes,
+    make_picture,
+    plain,
+    template,
+    write_files,
+)
 from llasa_jax.evaluation.tables import (
     anything,
     data_name,
     data_of,
-    duration,
     expectation,
     number,
     opening,
@@ -30,11 +29,8 @@ from llasa_jax.evaluation.tables import (
     words,
 )
 
-MAX_SOUND_BYTES = 5_500_000  # in the page, as base64: the rest of 8 MB is for figures and text
-MAX_CLIP_SECONDS = 30
 MAX_SAMPLES = 24
 PICTURED_SAMPLES = 2
-MP3_RATES = (8000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_report(folder: Path, report: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Path:
@@ -64,8 +60,7 @@ def write_report(folder: Path, report: dict[str, Any], samples: Sequence[dict[st
     samples = list(samples)[:MAX_SAMPLES]
     drawn = [*_figures(report)]
     listened, made = _listening(samples), tables(report)
-    template = _environment().get_template("report.html.jinja")
-    page = template.render(
+    page = template("report.html.jinja").render(
         title=f"Llasa on {anything(report.get('corpus_name') or 'an unnamed corpus')}",
         opening=opening(report),
         expectation=expectation(report),
@@ -79,79 +74,10 @@ def write_report(folder: Path, report: dict[str, Any], samples: Sequence[dict[st
         number=number,
     )
     pictures = [*drawn, *(s.picture for s in listened if s.picture)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for picture in pictures:
-            _write(folder / picture.file, picture.png)
-        text = json.dumps(report, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        _write(folder / "report.json", text.encode() + b"\n")
-        _write(folder / "report.html", page.encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report to {folder}: {error.strerror}; free the place or give another"
-        ) from error
+    files = {picture.file: picture.png for picture in pictures}
+    files |= {"report.json": json_bytes(report), "report.html": page.encode()}
+    write_files(folder, files)
     return folder / "report.html"
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: names are text, arrays are lists, NaN and infinities are None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure, in both themes; `png` (light) is also written as `file`."""
-
-    file: str
-    title: str
-    alt: str
-    caption: str
-    png: bytes
-    dark: bytes
-
-    @property
-    def sources(self) -> tuple[str, str]:
-        """Light and dark as data URIs."""
-        return _data_uri("image/png", self.png), _data_uri("image/png", self.dark)
-
-
-def _picture(
-    file: str, title: str, alt: str, caption: str, draw: Callable[..., bytes], *args, **options
-) -> Picture:
-    light, dark = (draw(*args, theme=theme, **options) for theme in ("light", "dark"))
-    return Picture(file, title, alt, caption, light, dark)
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _figures(report: Mapping[str, Any]) -> Iterator[Picture]:
@@ -184,7 +110,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[Picture]:
             for baseline, value in options.get("baselines", {}).items():
                 alt += f"; {baseline} baseline: {number(value)}"
             draw = figures.loss_curves
-            yield _picture(f"{name}_loss.png", title, alt, caption, draw, points, **options)
+            yield make_picture(f"{name}_loss.png", title, alt, caption, draw, points, **options)
     book = section(report, "codec", "codebook")
     if figures.finite(book.get("size")) and book["size"] > 1:
         alt = (
@@ -196,7 +122,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[Picture]:
             f"is wasted. Measured on: {data_of(report, book)}."
         )
         draw = figures.codebook_use
-        yield _picture("codebook_use.png", "Codebook use", alt, caption, draw, book)
+        yield make_picture("codebook_use.png", "Codebook use", alt, caption, draw, book)
     search = section(report, "search")
     points = [p for p in search.get("points") or [] if figures.finite(p.get("n"))]
     if points:
@@ -211,39 +137,7 @@ def _figures(report: Mapping[str, Any]) -> Iterator[Picture]:
             f"intervals. Measured on: {data_of(report, search)}."
         )
         draw = figures.search_curve
-        yield _picture("search_curve.png", "Search", alt, caption, draw, search)
-
-
-@dataclass
-class Clip:
-    """One sound of the page: what it is, and its player's source or why there is none."""
-
-    name: str
-    sound: dict[str, Any]
-    chosen_at: list[int] = field(default_factory=list)
-    scores: dict[str, Any] = field(default_factory=dict)
-    transcript: str = ""
-    status: str = ""
-    source: str = ""
-    missing: str = ""
-
-    def __post_init__(self):
-        wave = np.asarray(self.sound.get("wave", ()), np.float32).reshape(-1)
-        self.rate = int(self.sound.get("rate") or 16000)
-        self.full = duration(wave.size / self.rate)
-        self.wave = np.nan_to_num(wave[: MAX_CLIP_SECONDS * self.rate]).clip(-1.0, 1.0)
-
-    def encode(self, room: int) -> int:
-        """Make the player's source if it takes at most `room` bytes; returns what it took."""
-        if self.wave.size == 0:
-            self.missing = "no sound"
-            return 0
-        source = _data_uri("audio/mpeg", mp3(self.wave, self.rate))
-        if len(source) > room:
-            self.missing = "left out to keep this page small"
-            return 0
-        self.source = source
-        return len(source)
+        yield make_picture("search_curve.png", "Search", alt, caption, draw, search)
 
 
 @dataclass(frozen=True)
@@ -258,24 +152,12 @@ class Listening:
     picture: Picture | None
 
 
-def mp3(wave: np.ndarray, rate: int) -> bytes:
-    """A wave, float32 [samples], as MP3 (48 kbit/s at 16 kHz), which every browser plays."""
-    if rate not in MP3_RATES:
-        wave, rate = resample(wave, rate, 16000), 16000
-    buffer = io.BytesIO()
-    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.75}
-    soundfile.write(buffer, wave, rate, format="MP3", subtype="MPEG_LAYER_III", **options)
-    return buffer.getvalue()
-
-
 def _listening(samples: Sequence[Mapping[str, Any]]) -> list[Listening]:
     """The sentences with their players; the chosen ones are sure of a place before the others."""
     listened = [_sentence(sample, index) for index, sample in enumerate(samples, 1)]
     first = [clip for s in listened for clip in (*s.originals, *s.kept)]
     rest = [clip for s in listened for clip in s.others]
-    room = MAX_SOUND_BYTES
-    for clip in (*first, *rest):
-        room -= clip.encode(room)
+    fill_players((*first, *rest))
     return listened
 
 
@@ -306,7 +188,7 @@ def _sentence(sample: Mapping[str, Any], index: int) -> Listening:
     if shown and index <= PICTURED_SAMPLES:
         title, draw = f"Pictures of sentence {index}", figures.spectrogram
         alt = f"Waveforms and spectrograms of sentence {index}: {', '.join(shown)}"
-        picture = _picture(f"sample_{index}.png", title, alt, "", draw, shown)
+        picture = make_picture(f"sample_{index}.png", title, alt, "", draw, shown)
     about = f"Speaker: {sample.get('speaker') or 'not stated'}"
     if sample.get("kind"):
         about += f". Reference: {data_name(str(sample['kind']))}"

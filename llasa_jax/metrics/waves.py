@@ -4,10 +4,13 @@ Pairs are compared over the shorter one's length: a codec pads to whole frames.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import librosa
 import numpy as np
 import pystoi
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import correlate
 
 from llasa_jax.audio.io import resample
 from llasa_jax.errors import UserError
@@ -80,6 +83,40 @@ def si_sdr(reference: np.ndarray, wave: np.ndarray) -> float:
     target = (wave @ reference) / (reference @ reference + _TINY) * reference
     noise = wave - target
     return float(10 * np.log10((target @ target + _TINY) / (noise @ noise + _TINY)))
+
+
+def delay(
+    references: Sequence[np.ndarray], waves: Sequence[np.ndarray], rate: int, bound: float = 0.1
+) -> int:
+    """Samples by which `waves`, [samples] each, come after `references`: one number for all.
+
+    It is where the cross-correlation of their envelopes, summed over the pairs, is largest within
+    `bound` seconds. A parametric codec keeps the envelope, not the phases; a delay belongs to the
+    codec, so one utterance alone need not tell it.
+    """
+    reach = round(bound * rate)
+    total = np.zeros(2 * reach + 1)
+    for reference, wave in zip(references, waves, strict=True):
+        size = max(len(reference), len(wave)) + reach
+        early, late = (_envelope(x, rate, size) for x in (reference, wave))
+        total += correlate(late, early)[size - 1 - reach : size + reach]
+    return int(total.argmax()) - reach
+
+
+def _envelope(wave: np.ndarray, rate: int, size: int) -> np.ndarray:
+    """Magnitudes smoothed over 5 ms, mean 0 and norm 1, followed by zeros: [size]."""
+    smooth = uniform_filter1d(np.abs(wave, dtype=np.float64), round(0.005 * rate))
+    smooth -= smooth.mean()
+    return np.pad(smooth / (np.linalg.norm(smooth) + _TINY), (0, size - len(smooth)))
+
+
+def shifted(wave: np.ndarray, delay: int, length: int) -> np.ndarray:
+    """`length` samples of a wave, [samples], from sample `delay` on; zeros where it has none."""
+    moved = np.zeros(length, wave.dtype)
+    part = wave[max(0, delay) : max(0, delay + length)]
+    start = max(0, -delay)
+    moved[start : start + len(part)] = part
+    return moved
 
 
 def level_db(wave: np.ndarray) -> float:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from llasa_jax.errors import UserError
+from llasa_jax.evaluation import page as page_module
 from llasa_jax.evaluation import report as report_module
-from llasa_jax.evaluation.report import mp3, plain, write_report
+from llasa_jax.evaluation.page import mp3, plain
+from llasa_jax.evaluation.report import write_report
 
 TEXT = 'he said "<script>alert(1)</script>" & left'
 SPEAKER = "o\"nell' <b onload=x>"
@@ -226,7 +228,7 @@ def test_a_corpus_without_synthetic_speech(tmp_path):
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_module, "MAX_SOUND_BYTES", 20_000)
+    monkeypatch.setattr(page_module, "MAX_SOUND_BYTES", 20_000)
     monkeypatch.setattr(report_module, "PICTURED_SAMPLES", 0)
     samples = [
         {"text": "a" * 10**6, "candidates": [candidate(2.0, []), candidate(1.0, [1])]}

@@ -139,7 +139,7 @@ def pins(name):
 
 @pytest.mark.parametrize(
     "extra, file", [(None, "requirements"), ("test", "requirements-test"),
-                    ("parity", "requirements-parity")]
+                    ("parity", "requirements-parity"), ("eval", "requirements-eval")]
 )  # fmt: skip
 def test_pins_satisfy_what_the_package_asks_for(extra, file):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

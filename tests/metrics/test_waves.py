@@ -90,3 +90,35 @@ def test_silence():
     assert waves.longest_silence(tone, RATE) == 0 == waves.silent_share(tone, RATE)
     assert waves.longest_silence(quiet, RATE) == 0.5
     assert waves.silent_share(quiet[:0], RATE) == 1 and waves.longest_silence(quiet[:0], RATE) == 0
+
+
+def late(wave, delay):
+    return np.concatenate([np.zeros(delay, wave.dtype), wave])
+
+
+@pytest.mark.parametrize("true", [0, 7, 333, 1500])
+def test_delay_is_what_came_later_whatever_happened_to_the_phases(true):
+    references = [speechlike(1, seed) for seed in range(4)]
+    other = [np.random.default_rng(9 + i).normal(size=len(r)) for i, r in enumerate(references)]
+    swell = [np.convolve(np.abs(r), np.ones(80) / 80, "same") for r in references]
+    for rebuilt in (references, [s * o for s, o in zip(swell, other, strict=True)]):
+        waves_out = [late(x, true) for x in rebuilt]
+        assert waves.delay(references, waves_out, RATE) == pytest.approx(true, abs=40)
+    assert waves.delay(references, [late(x, true) for x in references], RATE) == true
+    early = [x[100:] for x in references]
+    assert waves.delay(references, early, RATE) == -100
+
+
+def test_delay_is_bounded():
+    wave = speechlike(1)
+    assert abs(waves.delay([wave], [late(wave, 4000)], RATE)) <= 1600
+    assert abs(waves.delay([wave[:50]], [wave[:60]], RATE)) <= 1600
+    assert abs(waves.delay([np.zeros(RATE)], [np.zeros(RATE)], RATE)) <= 1600
+
+
+def test_shifted():
+    wave = np.arange(1, 6, dtype=np.float32)
+    assert waves.shifted(wave, 2, 4).tolist() == [3, 4, 5, 0]
+    assert waves.shifted(wave, -2, 4).tolist() == [0, 0, 1, 2]
+    assert waves.shifted(wave, 0, 3).tolist() == [1, 2, 3]
+    assert waves.shifted(wave, 9, 2).tolist() == [0, 0] == waves.shifted(wave, -9, 2).tolist()

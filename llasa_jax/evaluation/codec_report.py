@@ -1,0 +1,188 @@
+"""What codecs scored, side by side: a table to read, two figures, and a page to listen to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table as ConsoleTable
+
+from llasa_jax.evaluation import figures
+from llasa_jax.evaluation.page import (
+    Clip,
+    Picture,
+    fill_players,
+    json_bytes,
+    make_picture,
+    plain,
+    template,
+    write_files,
+)
+from llasa_jax.evaluation.peers import RATE
+from llasa_jax.evaluation.tables import (
+    NOT_MEASURED,
+    Table,
+    anything,
+    data_name,
+    duration,
+    number,
+    percent,
+    with_interval,
+    words,
+)
+
+LABELS = {
+    "original": "Original",
+    "ours": "Ours",
+    "opus_6000": "Opus 6 kbit/s",
+    "opus_6000_constant": "Opus 6 kbit/s, constant",
+    "codec2_3200": "Codec2 3200",
+    "codec2_1600": "Codec2 1600",
+    "codec2_1200": "Codec2 1200",
+    "codec2_700": "Codec2 700C",
+}
+
+
+def _whole(value: Any) -> str:
+    return number(value, 0)
+
+
+def _two(value: Any) -> str:
+    return number(value, 2)
+
+
+MEASURES = (
+    ("bits_per_second", "Bits a second", _whole),
+    ("stoi", "STOI", number),
+    ("pesq_wb", "PESQ-WB", _two),
+    ("pesq_nb", "PESQ-NB", _two),
+    ("mel_distance", "Mel distance", number),
+    ("si_sdr", "SI-SDR, dB", _two),
+    ("dnsmos", "DNSMOS, overall", _two),
+    ("similarity", "Speaker similarity", number),
+    ("wer", "Word error rate", percent),
+    ("encode_rtf", "Encoding, s for each s", number),
+    ("decode_rtf", "Decoding, s for each s", number),
+    ("codebook_entropy_bits", "Entropy of the codes, bits", _two),
+    ("codebook_used", "Codes used", percent),
+)
+
+
+def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
+    """A row a measure, a column a codec; "" where a codec has no such measure."""
+    codecs = {key: found[key] for key in LABELS if key in found}
+    rows = []
+    for key, label, show in MEASURES:
+        cells = []
+        for scores in codecs.values():
+            bounds = scores.get(f"{key}_interval") if intervals else None
+            cells.append(with_interval(scores[key], bounds, show) if key in scores else "")
+        rows.append((label, *cells))
+    return Table("Codecs on the same recordings", ["Measure", *map(LABELS.get, codecs)], rows)
+
+
+def console_table(found: Mapping[str, Any]) -> ConsoleTable:
+    """`score_table` for a terminal."""
+    table = score_table(found)
+    shown = ConsoleTable(title=table.caption)
+    for place, name in enumerate(table.head):
+        shown.add_column(name, justify="right" if place else "left")
+    for row in table.rows:
+        shown.add_row(*(cell.replace(NOT_MEASURED, "-") for cell in row))
+    return shown
+
+
+def write_codec_report(
+    folder: Path, found: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write `eval.json`, `codecs.html`, and its figures as PNG files into `folder`.
+
+    Args:
+        found: as `llasa eval codec --json` prints it.
+        samples: recordings to listen to: {"name", "text", "speaker", "kind", "waves": by the keys
+            of `LABELS`, float [samples] at 16 kHz}; the first is pictured.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    found = plain(found)
+    pictures = _pictures(found, samples[0])
+    listening = [
+        {
+            "title": sample["text"] or sample["name"],
+            "about": f"Speaker: {sample['speaker'] or 'not stated'}. {data_name(sample['kind'])}",
+            "clips": [
+                Clip(LABELS[key], {"wave": wave, "rate": RATE})
+                for key, wave in sample["waves"].items()
+            ],
+        }
+        for sample in samples
+    ]
+    fill_players(clip for entry in listening for clip in entry["clips"])
+    page = template("codecs.html.jinja").render(
+        title="Speech codecs, side by side",
+        opening=opening(found),
+        notes=found["notes"],
+        table=score_table(found, intervals=True),
+        absent=found["not_measured"],
+        versions=Table("Versions and machine", ("What", "Which"), _versions(found)),
+        pictures=pictures,
+        listening=listening,
+        words=words,
+        number=number,
+    )
+    files = {picture.file: picture.png for picture in pictures}
+    write_files(folder, files | {"eval.json": json_bytes(found), "codecs.html": page.encode()})
+    return folder / "codecs.html"
+
+
+def opening(found: Mapping[str, Any]) -> str:
+    """One plain paragraph: which codecs, on how much of which speech."""
+    data = found["data"]
+    text = f"Every codec rebuilt the same {data['utterances']} recordings: "
+    text += f"{duration(3600 * data['hours'])} of {' and '.join(map(data_name, data['kinds']))}"
+    if data["voices"]:
+        text += f" from {anything(data['corpora'])}, by voices {data['heard']}"
+        text += f" ({anything(data['voices'])})"
+    return text + (
+        ". Scores compare what came out with what went in, at 16 kHz. Original is the recording "
+        "itself: what the judges say of it is the most that a codec can be expected to reach."
+    )
+
+
+def _pictures(found: Mapping[str, Any], sample: Mapping[str, Any]) -> list[Picture]:
+    coders = {LABELS[key]: found[key] for key in LABELS if key in found and key != "original"}
+    alt = "; ".join(
+        f"{name}: {number(x.get('bits_per_second'), 0)} bits a second, PESQ-WB "
+        f"{number(x.get('pesq_wb'), 2)}, STOI {number(x.get('stoi'))}"
+        for name, x in coders.items()
+    )
+    waves: dict[str, tuple[np.ndarray, int]] = {
+        LABELS[key]: (wave, RATE) for key, wave in sample["waves"].items()
+    }
+    return [
+        make_picture(
+            "quality.png",
+            "Quality at a rate",
+            alt,
+            "Further left is fewer bits, further up is better. Bars are 95 % intervals.",
+            figures.quality_by_rate,
+            coders,
+        ),
+        make_picture(
+            "spectrograms.png",
+            "One recording through every codec",
+            f"Spectrograms of {', '.join(waves)}",
+            f"{sample['text'] or sample['name']}.",
+            figures.spectrograms,
+            waves,
+        ),
+    ]
+
+
+def _versions(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    entries = found["versions"] | found["machine"]
+    return [(words(name), anything(value)) for name, value in entries.items()]
