@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     _train(commands)
     _convert(commands)
     _eval(commands)
+    _bench(commands)
     return parser
 
 
@@ -276,3 +277,25 @@ def _run_eval_codec(options) -> None:
         print(json_bytes(found).decode(), end="")
     else:
         Console().print(console_table(found))
+
+
+def _bench(commands) -> None:
+    bench = _command(commands, "bench", None, "Time parts of the system against their peers.")
+    parts = bench.add_subparsers(dest="part", required=True, metavar="PART")
+    text = "The codec against transformers' Xcodec2Model: same weights, same waves, float32."
+    part = _command(parts, "codec", _run_bench_codec, text)
+    help = "X-Codec2 as released, or a small one of the same kind (released)"
+    part.add_argument("--model-size", choices=("released", "nano"), default="released", help=help)
+    part.add_argument("--seconds", type=float, default=10.0, help="of each wave (10)")
+    part.add_argument("--batch", type=int, default=1, help="waves at once (1)")
+    part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    _seed(part)
+
+
+def _run_bench_codec(options) -> None:
+    from llasa_jax.evaluation.bench_codec import bench_codec, lines
+
+    size, seconds, batch = options.model_size, options.seconds, options.batch
+    found = bench_codec(size, seconds, batch, options.runs, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))

@@ -146,6 +146,17 @@ def test_convolution_is_the_definition(width, stride, dilation, groups, padding,
         assert expected.shape[1] == -(-23 // stride)
 
 
+def test_weight_norm_scales_each_output_to_its_gain():
+    build = lambda rngs: nn.Conv1d(4, 6, 3, ("embed", "mlp"), weight_norm=True, rngs=rngs)  # noqa: E731
+    layer, params = filled(build)
+    x, kernel = normal(2, 9, 4), params["kernel"]
+    weight = kernel / np.sqrt((kernel**2).sum((0, 1))) * params["gain"]
+    expected = convolved(x, weight, params["bias"], 1, 1, 1, (1, 1))
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+    _, start = nn.split(build(rngs=nnx.Rngs(0)))
+    np.testing.assert_allclose(start["gain"], np.full(6, 3**-0.5), rtol=1e-6)
+
+
 def test_norms_are_their_formulas():
     x = 3 * normal(2, 5, 6) + 1
     rms, params = filled(lambda rngs: nn.RMSNorm(6, eps=1e-2, rngs=rngs))
@@ -181,6 +192,14 @@ def test_group_norm_with_a_mask_is_that_of_the_item_alone():
     np.testing.assert_allclose(found[0], layer(x[:1])[0], atol=1e-6)
     np.testing.assert_allclose(found[1, :4], layer(x[1:, :4])[0], atol=1e-6)
     assert np.isfinite(layer(x, mask * 0)).all()
+
+
+def test_group_norm_of_each_frame_is_that_of_the_frame_alone():
+    build = lambda **kind: nn.GroupNorm(6, 3, eps=1e-2, rngs=nnx.Rngs(0), **kind)  # noqa: E731
+    x, mask = normal(2, 9, 6), np.float32(np.arange(9) < [[9], [4]])
+    alone = build()(x.reshape(18, 1, 6)).reshape(2, 9, 6)
+    np.testing.assert_allclose(build(each_frame=True)(x, mask), alone, atol=1e-6)
+    assert np.abs(build()(x, mask) - alone).max() > 0.1
 
 
 def test_group_norm_refuses_groups_that_do_not_divide():

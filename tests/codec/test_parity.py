@@ -1,4 +1,7 @@
-"""The codec against transformers' Xcodec2 at a small size: same random weights, same results."""
+"""Parts of the codec against torch and transformers' Xcodec2.
+
+The whole codec, with import and export: tests/interop/test_codec_parity.py.
+"""
 
 import jax
 import numpy as np
@@ -6,19 +9,13 @@ import pytest
 
 from llasa_jax import nn
 from llasa_jax.audio.spectral import log_mel, stft
+from llasa_jax.codec.activations import TAPS, SnakeBeta
 from llasa_jax.codec.losses import MEL_RESOLUTIONS, mel_loss
-from llasa_jax.codec.model import Codec
-from llasa_jax.codec.quantizer import to_codes, to_grid
-from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
+from llasa_jax.codec.quantizer import quantize, to_codes, to_grid
 
 pytestmark = pytest.mark.parity
 
-FUSED, DIM, LAYERS = 128, 64, 2
-CONFIG = CodecConfig(
-    spectral=SpectralConfig(transformer=TransformerConfig(dim=FUSED, ffn=32, layers=1, heads=4)),
-    decoder=TransformerConfig(dim=DIM, ffn=160, layers=LAYERS, heads=4),
-)
-THRESHOLDS = np.array([-0.80943, -0.243405, 0.407885])
+LEVELS = (4,) * 8
 
 
 @pytest.fixture(scope="module")
@@ -27,147 +24,52 @@ def torch():
 
 
 @pytest.fixture(scope="module")
-def theirs(torch):
-    """transformers' quantizer and decoder, every parameter random: norms and biases as well."""
+def xcodec2(torch):
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "Xcodec2Config"):
         pytest.fail(f"transformers {transformers.__version__} has no Xcodec2: take 5.23 or later")
-    from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
+    from transformers.models.xcodec2 import modeling_xcodec2
 
-    config = transformers.Xcodec2Config(
-        hidden_size=DIM,
-        intermediate_size=160,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=DIM // 4,
-        quantization_dim=FUSED,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        semantic_model_config={"model_type": "wav2vec2-bert", "hidden_size": FUSED - DIM},
-        attn_implementation="eager",
-    )
-    generator = torch.Generator().manual_seed(0)
-    modules = Xcodec2Quantizer(config).eval(), Xcodec2Decoder(config).eval()
-    with torch.no_grad():
-        for module in modules:
-            for name, weight in module.named_parameters():
-                noise = torch.randn(weight.shape, generator=generator)
-                if weight.ndim == 1:
-                    weight.copy_(0.3 * noise + float("norm" in name and "weight" in name))
-                else:
-                    weight.copy_(noise * weight[0].numel() ** -0.5)
-        head = modules[1].head.linear
-        head.weight.mul_(2)  # magnitudes over three decades, some over the clip at 100
-    return modules
+    return modeling_xcodec2
 
 
-@pytest.fixture(scope="module")
-def ours(theirs):
-    """Our jitted quantizer and decoder with their weights, by name."""
-    quantizer, decoder = ({k: v.detach().numpy() for k, v in m.named_parameters()} for m in theirs)
-    used = set()
-
-    def take(source, name):
-        used.add((id(source), name))
-        return source[name]
-
-    def linear(source, name, bias=True):
-        kernel = {"kernel": take(source, f"{name}.weight").T}
-        return kernel | ({"bias": take(source, f"{name}.bias")} if bias else {})
-
-    def conv(name):
-        kernel = take(decoder, f"{name}.weight").transpose(2, 1, 0)
-        return {"kernel": kernel, "bias": take(decoder, f"{name}.bias")}
-
-    def norm(name):
-        return {"scale": take(decoder, f"{name}.weight"), "bias": take(decoder, f"{name}.bias")}
-
-    def resnet(name):
-        parts = ("norm1", norm), ("conv1", conv), ("norm2", norm), ("conv2", conv)
-        return {part: read(f"{name}.{part}") for part, read in parts}
-
-    def layer(name):
-        projections = [take(decoder, f"{name}.self_attn.{x}_proj.weight").T for x in "qkv"]
-        return {
-            "att_norm": {"scale": take(decoder, f"{name}.input_layernorm.weight")},
-            "c_attn": {"kernel": np.concatenate(projections, 1)},
-            "c_proj": linear(decoder, f"{name}.self_attn.o_proj", bias=False),
-            "ffn_norm": {"scale": take(decoder, f"{name}.post_attention_layernorm.weight")},
-            "fc1": linear(decoder, f"{name}.mlp.fc1", bias=False),
-            "fc2": linear(decoder, f"{name}.mlp.fc2", bias=False),
-        }
-
-    def stack(*parts):
-        return {"layers": jax.tree.map(lambda *leaves: np.stack(leaves), *parts)}
-
-    params = {
-        "quantizer": {x: linear(quantizer, x) for x in ("project_in", "project_out")},
-        "fc_post": linear(decoder, "fc"),
-        "decoder": {
-            "embed": conv("embed"),
-            "backbone": {
-                "prior": stack(*(resnet(f"prior_net.{i}") for i in (0, 1))),
-                "transformers": stack(*(layer(f"layers.{i}") for i in range(LAYERS))),
-                "post": stack(*(resnet(f"post_net.{i}") for i in (0, 1))),
-                "norm": norm("norm"),
-            },
-            "head": linear(decoder, "head.linear"),
-        },
-    }
-    assert len(used) == len(quantizer) + len(decoder)  # every weight of theirs has a place
-    graphdef, template = nn.abstract(lambda rngs: Codec(CONFIG, rngs=rngs))
-    params["encoder"] = jax.tree.map(lambda leaf: np.zeros(leaf.shape, "f4"), template["encoder"])
-    shapes = jax.tree.map(lambda leaf: leaf.shape, template)
-    assert shapes == jax.tree.map(lambda leaf: leaf.shape, params)
-
-    def quantize(x):
-        model = nn.merge(graphdef, params)
-        latents = model.quantizer.latents(x)
-        return latents, model.quantizer.codes(latents), model.quantizer.features(latents)
-
-    def decode(codes, mask):
-        return nn.merge(graphdef, params).decode(codes, mask)
-
-    return jax.jit(quantize), jax.jit(decode)
-
-
-def test_codes_are_those_of_transformers(torch, theirs, ours):
-    x = np.random.default_rng(1).normal(size=(8, 1000, FUSED)).astype(np.float32)
-    with torch.no_grad():
-        features, codes = theirs[0](torch.from_numpy(x))
-    codes = codes.numpy()[..., 0]
-    latents, found, quantised = map(np.asarray, ours[0](x))
-    assert len(np.unique(codes)) >= 1000
-    for place in range(8):
-        assert len(np.unique(codes // 4**place % 4)) == 4  # all levels of each dimension
-    differ = codes != found
-    assert differ.mean() <= 0.001
-    gaps = np.abs(latents[..., None] - THRESHOLDS).min((-1, -2))
-    assert np.all(gaps[differ] < 1e-3)
-    np.testing.assert_allclose(quantised[~differ], features.numpy()[~differ], atol=1e-5)
-
-
-def test_all_codes_stand_for_the_grid_points_of_transformers(torch, theirs):
+def test_all_codes_stand_for_the_grid_points_of_transformers(torch, xcodec2):
+    fsq = xcodec2.Xcodec2FiniteScalarQuantization(xcodec2.Xcodec2Config())
     every = np.arange(65536)
-    with torch.no_grad():
-        grid = theirs[0].quantizer.codebook[torch.from_numpy(every)].numpy()
-    np.testing.assert_array_equal(to_grid(every, CONFIG.levels), grid)
-    np.testing.assert_array_equal(to_codes(grid, CONFIG.levels), every)
+    grid = fsq.codebook.numpy()
+    np.testing.assert_array_equal(to_grid(every, LEVELS), grid)
+    np.testing.assert_array_equal(to_codes(grid, LEVELS), every)
+    x = np.random.default_rng(0).normal(size=(4000, 8)).astype(np.float32)
+    expected, codes = fsq(fsq.bound(torch.from_numpy(x)))
+    found = np.asarray(jax.jit(lambda x: quantize(x, LEVELS))(x))
+    same = (found == expected.numpy()).all(-1)
+    assert same.mean() > 0.999
+    np.testing.assert_array_equal(to_codes(found, LEVELS)[same], codes.numpy()[same])
 
 
-def test_waves_are_those_of_transformers(torch, theirs, ours):
-    frames = (61, 40)
-    codes = np.random.default_rng(2).integers(0, 65536, (2, frames[0]))
-    mask = np.float32(np.arange(frames[0]) < np.array(frames)[:, None])
-    found = np.asarray(ours[1](codes, mask))
-    for row, count in enumerate(frames):
-        with torch.no_grad():
-            some = torch.from_numpy(codes[row, :count])[None, :, None]
-            wave = theirs[1](theirs[0].from_codes(some)).numpy()[0, 0]
-        peak = np.abs(wave).max()
-        assert wave.shape == (count * CONFIG.hop,) and peak > 0
-        # The second row is padded here and alone there.
-        assert np.abs(found[row, : count * CONFIG.hop] - wave).max() <= 1e-4 * peak
+@pytest.mark.parametrize("size", [1, 12, 700])
+def test_alias_free_activations_are_those_of_transformers(torch, xcodec2, size):
+    """Values and gradients, with phases far beyond one turn."""
+    channels, rng = 6, np.random.default_rng(1)
+    theirs = xcodec2.Xcodec2AntiAliasedActivation1d(xcodec2.Xcodec2SnakeBeta(channels))
+    np.testing.assert_allclose(theirs.upsample.filter[0, 0].numpy(), TAPS, atol=1e-7)
+    x, weight = (rng.normal(size=(2, size, channels)).astype(np.float32) for _ in range(2))
+    params = {name: rng.normal(size=channels).astype(np.float32) for name in ("alpha", "beta")}
+    for name, value in params.items():
+        getattr(theirs.act, name).data.copy_(torch.from_numpy(value))
+    given = torch.from_numpy(x.transpose(0, 2, 1).copy()).requires_grad_()
+    expected = theirs(given)
+    expected.backward(torch.from_numpy(weight.transpose(0, 2, 1).copy()))
+
+    graphdef, _ = nn.abstract(lambda rngs: SnakeBeta(channels, rngs=rngs))
+    snake = lambda params, x: nn.merge(graphdef, params)(x, np.full(2, size))  # noqa: E731
+    found, back = jax.jit(lambda *xs: jax.vjp(snake, *xs))(params, x)
+    slopes, slope = jax.jit(lambda back, weight: back(weight))(back, weight)
+    near = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())  # noqa: E731
+    near(found, expected.detach().numpy().transpose(0, 2, 1))
+    near(slope, given.grad.numpy().transpose(0, 2, 1))
+    for name in params:
+        near(slopes[name], getattr(theirs.act, name).grad.numpy())
 
 
 @pytest.mark.parametrize(("window", "hop"), [(1280, 320), (512, 128), (32, 8)])
