@@ -257,14 +257,22 @@ class SpeakerConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, or Muon for the layers' matrices; warm-up, decay, gradients clipped by their norm."""
+    """AdamW, or Muon for the layers' matrices; warm-up, decay, gradients clipped by their norm.
+
+    The rate rises from the share `start` of `peak` over the share `warmup` of the run, as its power
+    `warmup_power`, and falls to the share `final` of `peak`: as a cosine to the run's end; linearly
+    over the last `decay` of the run ("wsd"); or linearly over the `decay` that follows the warm-up,
+    and stays there ("linear").
+    """
 
     kind: Literal["adamw", "muon"] = "adamw"
     momentum: float = 0.9
     peak: float = 1e-3
+    start: float = 0.0
     final: float = 0.1
     warmup: float = 0.03
-    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_power: float = 1.0
+    schedule: Literal["cosine", "wsd", "linear"] = "cosine"
     decay: float = 0.3
     beta1: float = 0.9
     beta2: float = 0.95
@@ -274,16 +282,41 @@ class OptimizerConfig:
 
     def __post_init__(self):
         require(self.peak > 0, "optimizer.peak: must be positive")
-        for name in ("final", "warmup", "decay"):
+        require(self.warmup_power > 0, "optimizer.warmup_power: must be positive")
+        for name in ("start", "final", "warmup", "decay"):
             require(0 <= getattr(self, name) <= 1, f"optimizer.{name}: a share from 0 to 1")
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh (`parallel.mesh`); one may be -1: all that are left.
+
+    The batch is split over data and fsdp, the state over fsdp and tensor. All ones are one device.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor, self.sequence)
+        ok = all(size > 0 or size == -1 for size in sizes) and sizes.count(-1) <= 1
+        require(ok, "train.mesh: sizes must be positive, at most one of them -1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    """How long and how: `steps` of `batch` items, logged, validated and saved at intervals."""
+    """How long and how: `steps` of `batch` items, logged, validated and saved at intervals.
+
+    A step's gradient is the mean over `accumulate` parts of its batch, one after the other: as much
+    less memory. `ema` is the decay of the mean of the parameters that is kept, 0 for none.
+    """
 
     steps: int = 1000
     batch: int = 16
+    accumulate: int = 1
+    mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     log_every: int = 20
     valid_every: int = 200
@@ -293,12 +326,57 @@ class TrainConfig:
     def __post_init__(self):
         sizes = (self.steps, self.batch, self.log_every, self.valid_every, self.save_every)
         require(min(sizes) > 0, "train: steps, batch and intervals must be positive")
+        ok = self.accumulate > 0 and self.batch % self.accumulate == 0
+        require(ok, f"train.accumulate: {self.accumulate} does not divide the batch {self.batch}")
         require(0 <= self.ema < 1, f"train.ema: {self.ema} is not in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """X-Codec2's discriminators (`codec.discriminators`): one for each period, one for each window.
+
+    `periods` in samples, `windows` of the STFT in samples, with hops of half a window.
+    """
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: tuple[int, ...] = (16, 64, 256, 512, 512)
+    windows: tuple[int, ...] = (78, 126, 206, 334, 542, 876, 1418, 2296)
+    window_channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+
+    def __post_init__(self):
+        channels = (*self.period_channels, *self.window_channels)
+        ok = bool(self.period_channels and self.window_channels) and min(channels) > 0
+        require(ok, "gan.discriminators: channels must be positive, at least one layer each")
+        sizes = (*self.periods, *self.windows)
+        require(len(sizes) > 0 and min(sizes) >= 2, "gan.discriminators: sizes of at least 2")
+        even = all(window % 2 == 0 for window in self.windows)
+        require(even, "gan.discriminators.windows: must be even, hops are half a window")
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Adversarial training: discriminators, their optimizer, their weights in the codec's loss.
+
+    They join in after the share `start` of the run, and their learning rate spans what is left.
+    """
+
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    start: float = 0.0
+    adversarial_weight: float = 1.0
+    feature_weight: float = 1.0
+
+    def __post_init__(self):
+        require(0 <= self.start < 1, "gan.start: a share of the run, below 1")
 
 
 @dataclass(frozen=True)
 class CodecRun:
     """`llasa codec train`: the codec, its crops and its losses.
+
+    Weights are those of the losses in `codec.losses`; that of a loss which is 0 costs nothing.
+    `semantic_weight` and `perceptual_weight` only matter to a codec with a semantic branch, whose
+    frozen model comes from the model folder `semantic_model`.
 
     `recorded_share` of the crops are recorded speech, the rest synthetic; within them, a language
     is drawn by its seconds to the power `language_power` (0: all alike). Each crop is played at a
@@ -311,8 +389,13 @@ class CodecRun:
     recorded_share: float = 0.4
     language_power: float = 0.0
     speed: float = 1.0
+    mel_weight: float = 1.0
     spread_weight: float = 1.0
+    semantic_weight: float = 5.0
+    perceptual_weight: float = 0.0
     mel_floor: float = 1e-5
+    semantic_model: str = ""
+    gan: GanConfig | None = None
 
     def __post_init__(self):
         samples, hop = round(self.crop_seconds * self.codec.sample_rate), self.codec.hop
@@ -321,6 +404,10 @@ class CodecRun:
         require(0 <= self.recorded_share <= 1, "recorded_share: a share from 0 to 1")
         require(0 <= self.language_power <= 1, "language_power: from 0 to 1")
         require(1 <= self.speed <= 2, "speed: from 1 to 2")
+        ok = self.perceptual_weight == 0 or self.codec.semantic is not None
+        require(ok, "perceptual_weight: needs codec.semantic, whose model's features it compares")
+        ok = self.perceptual_weight == 0 or self.codec.output_rate == self.codec.sample_rate
+        require(ok, "perceptual_weight: needs codec.output_rate to be codec.sample_rate")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """What the codec is trained to make small, of X-Codec2's recipe."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from llasa_jax.audio.spectral import log_mel
+from llasa_jax.codec.discriminators import Features
 
 # (window, mel bins) of the seven resolutions; the hop is a quarter of the window.
 MEL_RESOLUTIONS = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
@@ -53,3 +55,33 @@ def spread_loss(latents: jax.Array, active: jax.Array) -> jax.Array:
     return (
         copies / x.shape[-1] + jnp.mean(jnp.square(mean)) + jnp.mean(jnp.square(deviation - SPREAD))
     )
+
+
+def judged_loss(judged: Sequence[Features], target: float) -> jax.Array:
+    """Sum over discriminators of the mean squared distance of their judgements from `target`.
+
+    Least squares (Mao et al. 2017): discriminators bring recorded waves to 1 and rebuilt ones to 0,
+    the codec brings rebuilt ones to 1.
+    """
+    return sum(jnp.mean(jnp.square(one[-1].astype(jnp.float32) - target)) for one in judged)
+
+
+def feature_loss(rebuilt: Sequence[Features], recorded: Sequence[Features]) -> jax.Array:
+    """Sum over discriminators and their layers, judgements left out, of the mean L1 distance.
+
+    The features of the recorded wave are constants (Kumar et al. 2019, as HiFi-GAN has it, without
+    its factor 2).
+    """
+    total = jnp.zeros(())
+    for ours, theirs in zip(rebuilt, recorded, strict=True):
+        for x, y in zip(ours[:-1], theirs[:-1], strict=True):
+            y = jax.lax.stop_gradient(y).astype(jnp.float32)
+            total += jnp.mean(jnp.abs(x.astype(jnp.float32) - y))
+    return total
+
+
+def masked_mse(x: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared distance of features [B, T, D] over the frames where mask [B, T] is 1."""
+    square = jnp.square(x.astype(jnp.float32) - target.astype(jnp.float32))
+    count = jnp.maximum(mask.sum(), 1.0) * x.shape[-1]
+    return jnp.sum(square * mask[..., None]) / count

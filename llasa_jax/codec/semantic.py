@@ -95,6 +95,10 @@ class SemanticBranch(nnx.Module):
 
     def hidden(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
         """Frozen features [B, T, D] of wave [B, T * hop], zero where `valid` is; no gradient."""
+        return jax.lax.stop_gradient(self.heard(wave, mask))
+
+    def heard(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
+        """What `hidden` is, with the gradient to the wave."""
         config = self.config
         if config.kind == "recogniser":
             lengths = mask.sum(1).astype(jnp.int32) * self.hop
@@ -107,7 +111,7 @@ class SemanticBranch(nnx.Module):
                 wave, mask, rate=self.sample_rate, bins=config.mel_bins, edge=config.edge
             )
             features = self.model(banks.astype(self.dtype), valid)
-        return jax.lax.stop_gradient(jnp.where(valid[..., None] > 0, features, 0))
+        return jnp.where(valid[..., None] > 0, features, 0)
 
     def adapt(self, hidden: jax.Array, mask: jax.Array) -> jax.Array:
         """The adapter's features [B, T, D] of frozen ones."""

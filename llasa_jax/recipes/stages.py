@@ -9,8 +9,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from llasa_jax.audio.io import resample
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.codec.model import Codec
 from llasa_jax.config import (
@@ -33,7 +35,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, part_hash, save_part
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
-from llasa_jax.training.codec import codec_objective
+from llasa_jax.training.codec import codec_objective, codec_validation, whole
 from llasa_jax.training.language import language_objective, validation_nats
 from llasa_jax.training.loop import Fitted, fit
 from llasa_jax.training.recognition import (
@@ -61,23 +63,67 @@ def train_codec(
     seed: int,
     budget: float | None = None,
 ) -> Fitted:
-    """Trains the codec on the store's training waves and writes `codec.safetensors` to `model`."""
-    indices = store.select(split="train")
-    shares = {"recorded": run.recorded_share, "synthetic": 1 - run.recorded_share}
+    """Trains the codec on the store's training waves and writes `codec.safetensors` to `model`.
+
+    The store's validation waves are rebuilt every `valid_every` steps, and the first of them kept
+    in `folder`/samples; a run of fewer steps does without.
+
+    Raises:
+        UserError: as `fit`; if the store holds another rate than the codec writes, or the semantic
+            branch has no model, or another one than configured.
+    """
+    rate, wanted = run.codec.sample_rate, run.codec.output_rate
+    if store.rate != wanted:
+        raise UserError(f"{store.folder}: holds {store.rate} Hz, the codec writes {wanted}")
+    processes, process = jax.process_count(), jax.process_index()
     batches = crops(
         store,
-        indices,
+        store.select(split="train"),
         run.crop_seconds,
-        run.train.batch,
-        seed,
-        shares,
+        run.train.batch // processes,
+        seed + (process << 32),  # every process draws its own rows
+        {"recorded": run.recorded_share, "synthetic": 1 - run.recorded_share},
         run.language_power,
         run.speed,
     )
-    objective = codec_objective(run)
-    fitted = fit(objective, batches, run.train, folder, seed=seed, budget=budget)
-    save_part(model, "codec", run.codec, fitted.params, {"steps": fitted.steps})
+    if rate != wanted:
+        batches = batches.map(
+            lambda batch: {
+                "wave": np.stack([resample(wave, wanted, rate) for wave in batch["wave"]]),
+                "target": batch["wave"],
+            }
+        )
+    objective = codec_objective(run, None if run.codec.semantic is None else _semantic_model(run))
+    validate = None
+    if run.train.valid_every <= run.train.steps:
+        valid = store.select(split="valid")
+        validate = codec_validation(run, store, valid, objective.frozen, folder / "samples")
+    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
+    if process == 0:
+        params = whole(fitted.params | objective.frozen)["codec"]
+        save_part(model, "codec", run.codec, params, {"steps": fitted.steps})
     return fitted
+
+
+def _semantic_model(run: CodecRun) -> dict:
+    """The parameters of the codec's frozen model, of the model folder that `run` names."""
+    if not run.semantic_model:
+        raise UserError(
+            "codec.semantic: its model is not trained here; set semantic_model to a model folder "
+            "that holds it, as `llasa convert` or `llasa quickstart` leaves one"
+        )
+    folder, wanted = Path(run.semantic_model), run.codec.semantic
+    if wanted.kind == "recogniser":
+        found, params = load_recogniser(folder, "recogniser")
+        params = {name: value for name, value in params.items() if name != "head"}
+        same = found == wanted.recogniser
+    else:
+        config, params, _ = load_part(folder, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))
+        same = config.semantic == wanted
+        params = params["semantic"]["model"] if same else {}
+    if not same:
+        raise UserError(f"{folder}: its model is not that of codec.semantic; set the latter alike")
+    return params
 
 
 def model_folder(folder: Path) -> Path:

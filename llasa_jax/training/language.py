@@ -24,6 +24,7 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
             they sound alike: a table of independent rows learns that only code by code.
     """
     nats = _batch_nats(run.lm, run.loss_chunk)
+    axes = nn.logical_axes(*nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs)))
 
     def init(key: jax.Array) -> dict:
         params = nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1]
@@ -38,7 +39,7 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
         mean = nats(params, batch).mean
         return mean, {"nats": mean}
 
-    return Objective("language model", init, loss)
+    return Objective("language model", init, loss, axes, ("batch", "length"))
 
 
 def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
@@ -51,11 +52,11 @@ def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
     return 0.02 * rows / math.sqrt(len(levels))
 
 
-def validation_nats(run: DecoderRun, batches: grain.MapDataset) -> Callable[[dict], dict]:
-    """params -> {"nats": mean over every learned token of `batches`}."""
+def validation_nats(run: DecoderRun, batches: grain.MapDataset) -> Callable[[dict, int], dict]:
+    """(params, step) -> {"nats": mean over every learned token of `batches`}."""
     nats = jax.jit(_batch_nats(run.lm, run.loss_chunk))
 
-    def validate(params: dict) -> dict:
+    def validate(params: dict, step: int) -> dict:
         parts = [nats(params, batches[i]) for i in range(len(batches))]
         total, weight = (sum(values) for values in zip(*parts, strict=True))
         return {"nats": total / weight}

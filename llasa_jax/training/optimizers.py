@@ -35,9 +35,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def is_matrix(params: dict) -> dict:
-    """Tree of booleans: weight decay is for matrices, not for scales and biases."""
+    """Tree of booleans: weight decay is for matrices, not for what a channel has one of."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("scale", "bias"), params
+        lambda path, _: path[-1].key not in ("scale", "bias", "gain", "alpha", "beta"), params
     )
 
 
@@ -54,15 +54,17 @@ def hidden_matrices(params: dict) -> dict:
 
 
 def learning_rate(config: OptimizerConfig, progress: jax.Array) -> jax.Array:
-    """The rate at `progress` (0 to 1) of the run: linear warm-up, then cosine or hold-and-decay.
+    """The rate at `progress` (0 to 1) of the run: warm-up, then what `OptimizerConfig` says.
 
     It depends on the share done, not on the step: a run that is shortened still ends decayed.
     """
-    warm = jnp.minimum(progress / max(config.warmup, 1e-9), 1.0)
+    warm = jnp.minimum(progress / max(config.warmup, 1e-9), 1.0) ** config.warmup_power
+    warm = config.start + (1 - config.start) * warm
     if config.schedule == "cosine":
         share = jnp.clip((progress - config.warmup) / max(1 - config.warmup, 1e-9), 0, 1)
         level = config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * share))
     else:
-        share = jnp.clip((progress - 1 + config.decay) / max(config.decay, 1e-9), 0, 1)
+        begin = 1 - config.decay if config.schedule == "wsd" else config.warmup
+        share = jnp.clip((progress - begin) / max(config.decay, 1e-9), 0, 1)
         level = 1 - (1 - config.final) * share
     return config.peak * warm * level

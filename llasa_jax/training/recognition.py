@@ -44,8 +44,8 @@ def recogniser_objective(run: RecogniserRun) -> Objective:
 
 def recogniser_validation(
     run: RecogniserRun, store: WaveStore, indices: Sequence[int]
-) -> Callable[[dict], dict]:
-    """params -> character and word error rates, "cer" and "wer", of greedy transcripts.
+) -> Callable[[dict, int], dict]:
+    """(params, step) -> character and word error rates, "cer" and "wer", of greedy transcripts.
 
     Raises:
         UserError: if none of the waves has a readable text.
@@ -56,7 +56,7 @@ def recogniser_validation(
     texts = [normalise(store.utterances[i].text) for i in usable]
     recogniser = BatchRecogniser(run.recogniser, {})
 
-    def validate(params: dict) -> dict:
+    def validate(params: dict, step: int) -> dict:
         recogniser.params = params
         heard = recogniser.transcribe([store[i][1] for i in usable])
         return {"cer": character_errors(texts, heard).rate, "wer": word_errors(texts, heard).rate}
@@ -89,14 +89,14 @@ def speaker_objective(run: SpeakerRun, speakers: Sequence[str]) -> Objective:
 
 def speaker_validation(
     run: SpeakerRun, store: WaveStore, indices: Sequence[int], speakers: Sequence[str]
-) -> Callable[[dict], dict]:
-    """params -> share of crops of known voices whose speaker is recognised, "accuracy"."""
+) -> Callable[[dict, int], dict]:
+    """(params, step) -> share of crops of known voices whose speaker is recognised, "accuracy"."""
     graphdef = classifier_definition(run.speaker, len(speakers))
     known = [i for i in indices if store.utterances[i].speaker in speakers]
     crops = speaker_crops(store, known, run.crop_seconds, run.train.batch, 0, speakers)
     predict = jax.jit(lambda p, wave, length: merge(graphdef, p)(wave, length).argmax(-1))
 
-    def validate(params: dict) -> dict:
+    def validate(params: dict, step: int) -> dict:
         batches = [crops[i] for i in range(VALID_BATCHES)]
         right = [predict(params, b["wave"], b["length"]) == b["speaker"] for b in batches]
         return {"accuracy": float(np.mean(right))}

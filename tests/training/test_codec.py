@@ -21,6 +21,7 @@ SMALL = TransformerConfig(dim=16, ffn=32, layers=1, heads=2)
 RUN = CodecRun(
     codec=CodecConfig(
         sample_rate=1600,
+        output_rate=1600,
         hop=32,
         levels=(4, 4, 4),
         spectral=SpectralConfig(mel_bins=8, transformer=SMALL),

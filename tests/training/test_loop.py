@@ -4,15 +4,15 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from llasa_jax.config import OptimizerConfig, TrainConfig
 from llasa_jax.data.batches import by_step
 from llasa_jax.errors import UserError
-from llasa_jax.training import loop
-from llasa_jax.training.loop import Objective, fit, read_curve, train_step
+from llasa_jax.training import record
+from llasa_jax.training.loop import Objective, fit, initial_state, train_step
+from llasa_jax.training.record import read_curve
 
 CONFIG = TrainConfig(
     steps=24,
@@ -73,7 +73,7 @@ def batches(bad=(), stop=None):
     return by_step(build)
 
 
-def validate(params):
+def validate(params, step):
     return {"distance": jnp.linalg.norm(params["kernel"] - TARGET)}
 
 
@@ -102,7 +102,7 @@ def test_a_run_learns_and_leaves_a_row_an_interval(undisturbed):
     assert fitted.curve[-1]["loss"] < 0.5 * fitted.curve[0]["loss"]
     assert set(fitted.curve[0]) == {"step", "loss", "error", "grad_norm", "rate", "skipped"}
     np.testing.assert_allclose(
-        fitted.curve[-1]["valid_distance"], validate(fitted.params)["distance"]
+        fitted.curve[-1]["valid_distance"], validate(fitted.params, 0)["distance"]
     )
     assert read_curve(folder / "curve.csv") == fitted.curve
     assert all(np.isfinite(value) for row in fitted.curve for value in row.values())
@@ -172,13 +172,13 @@ class Clock:
 
 
 def test_a_budget_shortens_the_run_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(record, "time", Clock())
     # 16 steps take 26 s; the 5 s left of 31 afford 5 more, of 24.
     with pytest.raises(Interrupted):
         run(tmp_path, batches(stop=18), budget=31)
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert (plan["steps"], plan["decided"]) == (21, True)
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(record, "time", Clock())
     resumed = run(tmp_path, budget=1000)
     assert resumed.steps == 21 and resumed.curve[-1]["step"] == 21
     # The schedule spans the new length: the last rate is near the final one.
@@ -187,7 +187,7 @@ def test_a_budget_shortens_the_run_once(tmp_path, monkeypatch):
 
 def test_a_second_look_mends_what_the_first_one_promised(tmp_path, monkeypatch):
     """8 steps in 8 s promise 66 steps in 68 s; then 16 take 32 s: the 18 s left afford 9 more."""
-    monkeypatch.setattr(loop, "time", Clock(0, 10, 18, 50))
+    monkeypatch.setattr(record, "time", Clock(0, 10, 18, 50))
     config = replace(CONFIG, steps=100, valid_every=100, save_every=100)
     assert run(tmp_path, config=config, budget=68).steps == 41
 
@@ -196,18 +196,18 @@ def test_a_second_look_mends_what_the_first_one_promised(tmp_path, monkeypatch):
 def test_a_budget_undecided_before_an_interruption_is_decided_after(tmp_path, monkeypatch, stop):
     with pytest.raises(Interrupted):
         run(tmp_path, batches(stop=stop))
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(record, "time", Clock())
     start = stop // 5 * 5
     assert run(tmp_path, budget=28).steps == min(24, start + 16 + 2)
 
 
 def test_enough_time_shortens_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(record, "time", Clock())
     assert run(tmp_path, budget=1e6).steps == 24
 
 
 def test_no_time_left_ends_the_run_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(record, "time", Clock())
     fitted = run(tmp_path, budget=1)
     assert fitted.steps == fitted.curve[-1]["step"] == 16
     assert "valid_distance" in fitted.curve[-1]
@@ -216,34 +216,27 @@ def test_no_time_left_ends_the_run_where_it_is(tmp_path, monkeypatch):
 def test_the_mean_of_the_parameters_is_kept_and_validated(tmp_path):
     config = TrainConfig(steps=4, ema=0.5, log_every=1, optimizer=OptimizerConfig(peak=0.05))
     fitted = run(tmp_path, config=config)
-    optimizer = loop.make_optimizer(config.optimizer)
     init_key, key = jax.random.split(jax.random.key(0))
-    state = loop._initial_state(init, optimizer, True, init_key)
-    mean = state["params"]
-    step = jax.jit(lambda state, batch: train_step(loss, optimizer, config, state, batch, key, 4))
+    state = initial_state(TOY, config, init_key)
+    mean = state["model"]["params"]
+    step = jax.jit(lambda state, batch: train_step(TOY, config, state, {}, batch, key, 4))
     data = batches()
     for i in range(4):
         state, _ = step(state, data[i])
-        mean = jax.tree.map(lambda m, p: 0.5 * m + 0.5 * p, mean, state["params"])
+        mean = jax.tree.map(lambda m, p: 0.5 * m + 0.5 * p, mean, state["model"]["params"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fitted.params, mean)
-    assert not same(fitted.params, state["params"])
-    distance = validate(fitted.params)["distance"]
+    assert not same(fitted.params, state["model"]["params"])
+    distance = validate(fitted.params, 0)["distance"]
     np.testing.assert_allclose(fitted.curve[-1]["valid_distance"], distance, rtol=1e-6)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
-    config = TrainConfig(ema=0.9)
-    optimizer = optax.adam(1.0)
-    state = loop._initial_state(init, optimizer, True, jax.random.key(0))
-
     def infinite_gradient(params, batch, key):
         return jnp.sqrt(params["bias"].sum() * batch["x"]), {}
 
-    step = jax.jit(
-        lambda state, x: train_step(
-            infinite_gradient, optimizer, config, state, {"x": x}, jax.random.key(0), 10
-        )
-    )
+    objective, config = Objective("toy", init, infinite_gradient), TrainConfig(ema=0.9)
+    state, key = initial_state(objective, config, jax.random.key(0)), jax.random.key(0)
+    step = jax.jit(lambda state, x: train_step(objective, config, state, {}, {"x": x}, key, 10))
     after, metrics = step(state, 1.0)
     assert metrics["skipped"] == 1 and np.isfinite(metrics["loss"])
     assert after["step"] == 1

@@ -72,7 +72,7 @@ def test_a_recogniser_learns_to_hear(store, tmp_path):
     batches = transcribed(store, range(40), 8, run.max_seconds, "ab", 0)
     validate = recogniser_validation(run, store, range(40, 48))
     fitted = fit(recogniser_objective(run), batches, run.train, tmp_path, seed=0)
-    assert validate(fitted.params)["cer"] < 0.1
+    assert validate(fitted.params, 0)["cer"] < 0.1
 
 
 def test_without_held_out_text_it_says_so(store):

@@ -1,0 +1,123 @@
+"""What a run keeps of itself in its folder: its length, its pace, its curve."""
+
+import csv
+import io
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from llasa_jax.config import MeshConfig, TrainConfig, config_hash
+from llasa_jax.console import log
+from llasa_jax.errors import UserError
+
+WARM_STEPS = 8  # a run with a time budget first looks at its rate after as many steps
+
+
+class Plan:
+    """The run's length, fixed once: configured, or what a time budget affords on this machine."""
+
+    def __init__(self, path: Path, values: dict):
+        self.path, self.values = path, values
+
+    @classmethod
+    def open(cls, folder: Path, config: TrainConfig, seed: int) -> "Plan":
+        path = folder / "plan.json"
+        # A run may go on with other devices.
+        wanted = {"config": config_hash(replace(config, mesh=MeshConfig())), "seed": seed}
+        if path.is_file():
+            try:
+                values = json.loads(path.read_text())
+            except ValueError:
+                values = {}  # a broken plan is nobody's
+            if {k: values.get(k) for k in wanted} != wanted:
+                raise UserError(
+                    f"{folder}: holds a run with other settings or seed; give another folder"
+                )
+            return cls(path, values)
+        plan = cls(path, wanted | {"steps": config.steps, "decided": False})
+        plan._write()
+        return plan
+
+    @property
+    def steps(self) -> int:
+        return self.values["steps"]
+
+    @property
+    def decided(self) -> bool:
+        return self.values["decided"]
+
+    def decide(self, steps: int) -> None:
+        self.values |= {"steps": steps, "decided": True}
+        self._write()
+
+    def _write(self) -> None:
+        _replace(self.path, json.dumps(self.values))
+
+
+class Pace:
+    """Keeps a run within its seconds: looks at the rate, rarely, and shortens the plan."""
+
+    def __init__(self, plan: Plan, budget: float | None, start: int):
+        self.plan, self.budget, self.start = plan, budget, start
+        self.wanted = plan.steps
+        self.began = self.before = time.monotonic()
+        self.window = WARM_STEPS
+        self.next = start + WARM_STEPS if budget and not plan.decided else None
+
+    def looks(self, step: int) -> bool:
+        return step == self.next
+
+    def look(self, step: int) -> int:
+        """The run's length, by the rate since the last look; the first look only starts a clock."""
+        now = time.monotonic()
+        if step > self.start + WARM_STEPS:
+            left = max(self.budget - (now - self.began), 0.0)
+            affordable = step + int(left * self.window / max(now - self.before, 1e-9))
+            steps = min(self.wanted, max(affordable, self.wanted // 10))
+            if steps != self.plan.steps:
+                log(f"time for {steps} of {self.wanted} steps on this machine")
+            self.plan.decide(steps)
+            self.window *= 2
+        self.before = now
+        self.next = step + self.window if 2 * (step + self.window) <= self.plan.steps else None
+        if step == self.start + WARM_STEPS:
+            self.next = step + self.window
+        return self.plan.steps
+
+
+class Curve:
+    """`curve.csv`: a row a logged step; rows past the resumed step are dropped."""
+
+    def __init__(self, path: Path, start: int):
+        self.path = path
+        self.rows = [row for row in read_curve(path) if row["step"] <= start]
+
+    def write(self, row: dict) -> None:
+        self.rows.append(row)
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, names)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        _replace(self.path, table.getvalue())
+
+
+def read_curve(path: Path) -> list[dict]:
+    """Rows of a run's `curve.csv`, numbers as floats, absent cells left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all; the first process does it for all."""
+    if jax.process_index() == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
