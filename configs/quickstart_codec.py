@@ -41,6 +41,6 @@ def get_config() -> CodecRun:
             save_every=250,
         ),
         crop_seconds=1.28,
-        recorded_share=0.28,
+        recorded_share=0.24,
         mel_floor=1e-3,
     )

@@ -3,9 +3,12 @@
     llasa train quickstart_lm --tokens runs/mine/tokens --model runs/mine --out runs/mine/lm
 
 4 layers of 192, grouped-query attention, tied embeddings, the built-in byte tokenizer (267 ids), 8
-tags and 16,384 codes: 4.9 M parameters, 3.2 M of them the table. Steps of 8 rows of 512 (4,096
-tokens, 1.2e11 FLOPs); 100 s on 2 cores allow 80 to 150 of the 700. Expected: 6.6 nats a code after
-136 steps, where a Kneser-Ney bigram has 8.1. It is not intelligible.
+tags and 16,384 codes: 4.9 M parameters, 3.2 M of them the table. Steps of 4 rows of 512 (2,048
+tokens, 6e10 FLOPs); 100 s on 2 cores allow about 200 of the 1,400. Expected: 6.8 nats a code, where
+a Kneser-Ney bigram has 8.2. It is not intelligible.
+
+Small batches learn more from as many tokens: 200 steps of 4 rows gave 6.80 nats and 95 % of
+sentences that stop in time (three seeds), 102 steps of 8 rows 7.00 and 84 %.
 """
 
 from llasa_jax.config import DecoderConfig, DecoderRun, OptimizerConfig, TrainConfig
@@ -25,10 +28,10 @@ def get_config() -> DecoderRun:
             scan_layers=False,
         ),
         train=TrainConfig(
-            steps=700,
-            batch=8,
+            steps=1400,
+            batch=4,
             optimizer=OptimizerConfig(kind="muon", peak=3e-3, final=0.02, weight_decay=0.1),
-            valid_every=100,
+            valid_every=200,
             save_every=200,
         ),
         row=512,
