@@ -40,5 +40,6 @@ def get_config() -> CodecRun:
         recorded_share=0.85,
         language_power=0.5,
         speed=1.15,
+        loudness_weight=0.2,
         mel_floor=1e-3,
     )

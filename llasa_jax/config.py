@@ -374,7 +374,8 @@ class GanConfig:
 class CodecRun:
     """`llasa codec train`: the codec, its crops and its losses.
 
-    Weights are those of the losses in `codec.losses`; that of a loss which is 0 costs nothing.
+    Weights are those of the losses in `codec.losses` and of `codec.loudness`, which imitates what
+    PESQ measures; a loss of weight 0 costs nothing.
     `semantic_weight` and `perceptual_weight` only matter to a codec with a semantic branch, whose
     frozen model comes from the model folder `semantic_model`.
 
@@ -393,6 +394,7 @@ class CodecRun:
     spread_weight: float = 1.0
     semantic_weight: float = 5.0
     perceptual_weight: float = 0.0
+    loudness_weight: float = 0.0
     mel_floor: float = 1e-5
     semantic_model: str = ""
     gan: GanConfig | None = None

@@ -13,6 +13,7 @@ from llasa_jax.audio.io import resample, write_audio
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.codec.discriminators import Discriminators
 from llasa_jax.codec.losses import feature_loss, judged_loss, masked_mse, mel_loss, spread_loss
+from llasa_jax.codec.loudness import loudness_loss
 from llasa_jax.codec.model import Codec
 from llasa_jax.codec.semantic import SemanticDecoder
 from llasa_jax.config import CodecRun, GanConfig
@@ -89,6 +90,9 @@ def codec_objective(run: CodecRun, semantic: dict | None = None) -> Objective:
         if run.perceptual_weight:
             heard = masked_mse(branch.heard(rebuilt, mask), hidden, branch.valid(mask))
             terms["perceptual"] = run.perceptual_weight, heard
+        if run.loudness_weight:
+            loudness = loudness_loss(rebuilt, target, codec.output_rate)
+            terms["loudness"] = run.loudness_weight, loudness
         if "discriminators" in params:
             terms |= _adversarial(gan, judge, params["discriminators"], target, rebuilt)
         total = sum(weight * value for weight, value in terms.values())
