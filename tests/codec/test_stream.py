@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,34 @@ def arrivals(codes, cuts):
     """The codes in pieces, ending at `cuts`; every other piece of one comes as a number."""
     for piece in np.split(codes, sorted(cuts)):
         yield int(piece[0]) if len(piece) == 1 else piece
+
+
+@pytest.fixture(scope="module")
+def causal(tiny, fill, codes):
+    """A causal configuration with parameters, and what it makes of all codes at once."""
+    config = replace(tiny[0], causal=True, window=8)
+    params = fill(config)
+    (whole,) = BatchCodec(config, params).decode([codes])
+    return config, params, whole
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 25])
+def test_a_causal_decoder_streams_what_it_decodes_at_once(causal, codes, chunk):
+    config, params, whole = causal
+    stream = StreamDecoder(config, params, chunk)
+    assert stream.left + stream.right + chunk < len(codes) / 2  # it does forget
+    assert stream.latency == (chunk + 2) / config.frame_rate
+    wave = joined(stream, codes)
+    np.testing.assert_allclose(wave, whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_a_causal_decoder_needs_all_of_its_context(causal, codes):
+    config, params, whole = causal
+    for side in ("left", "right"):
+        stream = StreamDecoder(config, params, 6)
+        setattr(stream, side, {"left": 20, "right": 1}[side])
+        wave = joined(stream, codes)
+        assert np.abs(wave - whole).max() > 1e-3 * np.abs(whole).max()
 
 
 @settings(max_examples=25, deadline=None)
