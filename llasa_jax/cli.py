@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _data(commands)
     _train(commands)
     _convert(commands)
+    _plan(commands)
     _eval(commands)
     _bench(commands)
     return parser
@@ -132,6 +133,8 @@ def _codec(commands) -> None:
     _settings(train)
     train.add_argument("--store", type=Path, required=True, help="prepared corpus")
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    help = "time for it; a machine too slow for the configured steps makes fewer"
+    train.add_argument("--minutes", type=float, default=None, help=help)
     _seed(train)
     encode = _command(parts, "encode", _run_encode, "Recordings to codes: a .npy file for each.")
     help = "codes of N samples: floor(N / hop), as in training data, or as X-Codec2's package or "
@@ -153,7 +156,9 @@ def _run_codec_train(options) -> None:
 
     run = load_config(options.config, CodecRun, options.set)
     store = WaveStore.open(options.store)
-    train_codec(run, store, options.out / "codec", options.out / "model", seed=options.seed)
+    budget = None if options.minutes is None else 60 * options.minutes
+    folder, model = options.out / "codec", options.out / "model"
+    train_codec(run, store, folder, model, seed=options.seed, budget=budget)
 
 
 def _run_encode(options) -> None:
@@ -277,6 +282,33 @@ def _run_eval_codec(options) -> None:
         print(json_bytes(found).decode(), end="")
     else:
         Console().print(console_table(found))
+
+
+def _plan(commands) -> None:
+    text = "Compile a training step for TPUs that are not there: memory, collectives, time."
+    parser = _command(commands, "plan", _run_plan, text)
+    _settings(parser)
+    parser.add_argument("--topology", required=True, help="chip and grid, as v5p:4x4x4")
+    parser.add_argument("--slices", type=int, default=1, help="so many of that grid (1)")
+    help = "what to compile (default: train, the language model)"
+    parser.add_argument("--program", choices=("train", "codec"), default="train", help=help)
+    help = "tokens of a step on all chips, a codec's codes (default: the configuration's)"
+    parser.add_argument("--batch-tokens", type=int, default=None, metavar="TOTAL", help=help)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def _run_plan(options) -> None:
+    from llasa_jax.recipes.plan import plan, table
+
+    found = plan(
+        options.config,
+        options.program,
+        options.topology,
+        slices=options.slices,
+        batch_tokens=options.batch_tokens,
+        assignments=options.set,
+    )
+    print(json.dumps(found, sort_keys=True) if options.json else table(found))
 
 
 def _bench(commands) -> None:

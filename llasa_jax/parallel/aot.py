@@ -9,7 +9,6 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,17 +94,16 @@ def topology(name: str, slices: int = 1) -> Topology:
     return Topology(name, slices, CHIPS[kind], list(devices))
 
 
-def compile_program(program: Callable, arguments: tuple, donate: tuple[int, ...] = ()) -> Compiled:
-    """Compiles `program(*arguments)` for the devices that the arguments' shardings name.
+def compile_program(traced: jax.stages.Traced) -> Compiled:
+    """Compiles for the devices that the arguments' shardings name; nothing is materialised.
 
     Args:
-        arguments: trees of `jax.ShapeDtypeStruct`s with shardings; nothing is materialised.
-        donate: numbers of the arguments whose memory the results may take.
+        traced: `jax.jit(f).trace(...)` of trees of `jax.ShapeDtypeStruct`s with shardings.
 
     Raises:
         UserError: if the compiler refuses the program for another reason than memory.
     """
-    lowered = jax.jit(program, donate_argnums=donate).lower(*arguments)
+    lowered = traced.lower()
     started = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -225,13 +225,13 @@ class Module:
         return read + written
 
 
-_SLICES = ("dynamic-slice", "slice", "gather", "dynamic-update-slice")
+_SLICES = ("dynamic-slice", "slice", "slice-start", "gather", "dynamic-update-slice")
 
 
 def _slice(user: Instruction, name: str, inner: list, types: dict) -> int:
     """Bytes of operand `name` that a slicing instruction touches."""
     if user.opcode != "dynamic-update-slice":
-        return sum(array.bytes for array in user.arrays)
+        return sum(array.bytes for array in _result(user))
     names = user.operand_names
     return 0 if names[0] == name else _type_of(name, inner, types)
 
@@ -287,7 +287,7 @@ def _parts(text: str) -> list[str]:
 
 def _result(one: Instruction) -> list[Array]:
     """What an instruction makes: of the asynchronous forms, the result and not the rest."""
-    if one.opcode in ("all-gather-start", "collective-permute-start", "async-start"):
+    if one.opcode in ("all-gather-start", "collective-permute-start", "slice-start"):
         return arrays(_parts(one.type)[1])
     if one.opcode in ("copy-start", "send"):
         return arrays(_parts(one.type)[0])

@@ -29,7 +29,8 @@ esac
 @pytest.fixture
 def checkout(tmp_path):
     root = tmp_path / "a checkout"
-    shutil.copytree(ROOT / "launch", root / "launch")
+    for folder in ("launch", "bench"):
+        shutil.copytree(ROOT / folder, root / folder)
     for path in [ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")]:
         shutil.copy(path, root)
     binaries = root / ".venv/bin"
@@ -129,6 +130,48 @@ def test_no_python_is_one_line(checkout, tmp_path):
     done = checkout.run("quickstart.sh")
     assert done.returncode == 2 and done.stderr.startswith("llasa: error: no Python 3.11 or newer")
     assert len(done.stderr.splitlines()) == 1 and not (checkout.root / ".venv").exists()
+
+
+@pytest.fixture
+def gpu(checkout, tmp_path):
+    """A machine with a GPU, as far as the script can see."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/bash\necho name, driver_version\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    checkout.environment["PATH"] = f"{tools}:{checkout.environment['PATH']}"
+    return checkout
+
+
+def test_the_gpu_script_trains_measures_and_keeps_its_numbers(gpu):
+    done = gpu.run("../bench/gpu.sh", "90")
+    assert done.returncode == 0, done.stderr
+    installed = "\n".join(gpu.log())
+    assert " jax[cuda13]==" in installed and " torch==" in installed
+    assert "requirements-eval.txt" in installed
+    prepare, train = done.stdout.splitlines()
+    assert prepare.startswith("[data][prepare][nano][--out][runs/gpu/corpus]")
+    assert "[codec][train][nano_codec]" in train and "[--minutes][90]" in train
+    results = gpu.root / "results/gpu"
+    assert (results / "gpu.txt").read_text() == "name, driver_version\n"
+    assert (results / "eval.json").read_text().startswith("[eval][codec]")
+    assert "[--batch][16][--json]" in (results / "bench-16.json").read_text()
+
+
+def test_the_gpu_script_keeps_no_half_results(gpu):
+    (gpu.bin / "llasa").write_text('#!/bin/bash\n[ "$1" != bench ] || exit 2\n')
+    assert gpu.run("../bench/gpu.sh").returncode == 2
+    assert [path.name for path in (gpu.root / "results/gpu").iterdir()] == ["gpu.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [([], "no NVIDIA driver"), (["soon"], "bench/gpu.sh soon: expected whole minutes")],
+)
+def test_the_gpu_script_refuses_in_one_line(checkout, arguments, message):
+    done = checkout.run("../bench/gpu.sh", *arguments)
+    assert done.returncode == 2 and done.stderr.startswith(f"llasa: error: {message}")
+    assert len(done.stderr.splitlines()) == 1 and checkout.log() == []
 
 
 def pins(name):

@@ -27,7 +27,7 @@ def main():
     place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
     weights = jax.ShapeDtypeStruct((3, 16, 16), jnp.float32, sharding=place(None, "fsdp"))
     x = jax.ShapeDtypeStruct((64, 16), jnp.float32, sharding=place("fsdp"))
-    compiled = compile_program(step, (weights, x), donate=(0,))
+    compiled = compile_program(jax.jit(step).trace(weights, x))
     module = Module.parse(compiled.text)
     collectives = [dataclasses.asdict(one) for one in module.collectives()]
     found = {"collectives": collectives, "traffic": module.traffic()}
