@@ -61,7 +61,7 @@ def codec_objective(run: CodecRun, semantic: dict | None = None) -> Objective:
     """
     codec, gan = run.codec, run.gan
     graphdef, shapes = nn.abstract(lambda rngs: Trainee(run, rngs=rngs))
-    axes, _ = divided(nn.logical_axes(graphdef, shapes))
+    axes, frozen_axes = divided(nn.logical_axes(graphdef, shapes))
     frozen = divided(shapes)[1] if semantic is None else {"semantic_model": semantic}
     judge, rival = (None, None) if gan is None else _rival(gan, codec.compute_dtype)
 
@@ -98,7 +98,7 @@ def codec_objective(run: CodecRun, semantic: dict | None = None) -> Objective:
         total = sum(weight * value for weight, value in terms.values())
         return total, {name: value for name, (_, value) in terms.items()}
 
-    return Objective("codec", init, loss, axes=axes, frozen=frozen, rival=rival)
+    return Objective("codec", init, loss, axes=axes | frozen_axes, frozen=frozen, rival=rival)
 
 
 def divided(params: dict) -> tuple[dict, dict]:

@@ -53,7 +53,8 @@ class Objective:
         init: key -> parameters, a nested dict.
         loss: (parameters, batch, key) -> (loss, metrics). The parameters are those of `init`, of
             `frozen` and of the rival, side by side.
-        axes: logical axes of the parameters (`nn.logical_axes`); without, each is whole everywhere.
+        axes: logical axes of the parameters, frozen ones too (`nn.logical_axes`); without them each
+            parameter is whole on every device.
         rows: logical axes of a batch's arrays, which are whole along the rest.
         frozen: parameters that are not trained; their shapes are enough to compile a step.
         rival: who learns to make the loss larger.
