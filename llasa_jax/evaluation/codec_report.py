@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table as ConsoleTable
 
 from llasa_jax.evaluation import figures
@@ -34,8 +35,8 @@ from llasa_jax.evaluation.tables import (
 LABELS = {
     "original": "Original",
     "ours": "Ours",
-    "opus_6000": "Opus 6 kbit/s",
-    "opus_6000_constant": "Opus 6 kbit/s, constant",
+    "opus_6000": "Opus 6000",
+    "opus_6000_constant": "Opus 6000 CBR",
     "codec2_3200": "Codec2 3200",
     "codec2_1600": "Codec2 1600",
     "codec2_1200": "Codec2 1200",
@@ -58,12 +59,12 @@ MEASURES = (
     ("pesq_nb", "PESQ-NB", _two),
     ("mel_distance", "Mel distance", number),
     ("si_sdr", "SI-SDR, dB", _two),
-    ("dnsmos", "DNSMOS, overall", _two),
+    ("dnsmos", "DNSMOS (overall)", _two),
     ("similarity", "Speaker similarity", number),
     ("wer", "Word error rate", percent),
-    ("encode_rtf", "Encoding, s for each s", number),
-    ("decode_rtf", "Decoding, s for each s", number),
-    ("codebook_entropy_bits", "Entropy of the codes, bits", _two),
+    ("encode_rtf", "Encode, s a second", number),
+    ("decode_rtf", "Decode, s a second", number),
+    ("codebook_entropy_bits", "Code entropy, bits", _two),
     ("codebook_used", "Codes used", percent),
 )
 
@@ -84,11 +85,13 @@ def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
 def console_table(found: Mapping[str, Any]) -> ConsoleTable:
     """`score_table` for a terminal."""
     table = score_table(found)
-    shown = ConsoleTable(title=table.caption)
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+    shown = ConsoleTable(title=table.caption, pad_edge=False, **style)
     for place, name in enumerate(table.head):
-        shown.add_column(name, justify="right" if place else "left")
+        shown.add_column(name, justify="right" if place else "left", no_wrap=not place)
     for row in table.rows:
-        shown.add_row(*(cell.replace(NOT_MEASURED, "-") for cell in row))
+        narrow = (cell.replace("\N{NO-BREAK SPACE}", "") for cell in row)
+        shown.add_row(*(cell.replace(NOT_MEASURED, "-") for cell in narrow))
     return shown
 
 
@@ -115,8 +118,9 @@ def write_codec_report(
             "title": sample["text"] or sample["name"],
             "about": f"Speaker: {sample['speaker'] or 'not stated'}. {data_name(sample['kind'])}",
             "clips": [
-                Clip(LABELS[key], {"wave": wave, "rate": RATE})
-                for key, wave in sample["waves"].items()
+                Clip(label, {"wave": sample["waves"][key], "rate": RATE})
+                for key, label in LABELS.items()
+                if key in sample["waves"]
             ],
         }
         for sample in samples
@@ -161,7 +165,9 @@ def _pictures(found: Mapping[str, Any], sample: Mapping[str, Any]) -> list[Pictu
         for name, x in coders.items()
     )
     waves: dict[str, tuple[np.ndarray, int]] = {
-        LABELS[key]: (wave, RATE) for key, wave in sample["waves"].items()
+        label: (sample["waves"][key], RATE)
+        for key, label in LABELS.items()
+        if key in sample["waves"]
     }
     return [
         make_picture(

@@ -374,23 +374,22 @@ def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
             "stoi_interval"}; the first is drawn as the one that the others are compared with.
     """
     panels = {"pesq_wb": "PESQ-WB", "stoi": "STOI"}
-    figure = Figure(figsize=(1.5 * WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(1.5 * WIDTH, 4.0), layout="constrained")
     for axis, (key, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for place, (name, scores) in enumerate(codecs.items()):
-            if finite(scores.get(key)) and finite(scores.get("bits_per_second")):
-                color, marker = ("C1", "D") if place == 0 else ("C0", "o")
-                rate, value = scores["bits_per_second"], scores[key]
+            rate, value = scores.get("bits_per_second"), scores.get(key)
+            if finite(rate) and finite(value):
                 low, high = _interval(scores, key)
                 bar = [[max(value - low, 0)], [max(high - value, 0)]]
-                axis.errorbar(rate, value, bar, marker=marker, capsize=4, color=color)
-                offset = {"textcoords": "offset points", "xytext": (7, 4), "color": color}
-                axis.annotate(name, (rate, value), fontsize=9, **offset)
+                style = {"marker": "DosP^vX"[place % 7], "color": f"C{0 if place else 1}"}
+                axis.errorbar(rate, value, bar, label=name, linestyle="", capsize=4, **style)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_locator(FixedLocator([500, 1000, 2000, 4000, 8000]))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.margins(x=0.25, y=0.12)
+        axis.margins(x=0.12, y=0.12)
         axis.set(xlabel="bits a second", ylabel=label)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

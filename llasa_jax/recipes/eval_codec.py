@@ -61,8 +61,8 @@ NOTES = (
     "on the way out. Ours and Opus, whose decoder takes its delay off, are scored as they come.",
     "From Codec2's waves the delay that they have in common is taken off: where the "
     "cross-correlation of envelopes, summed over all recordings, is largest within 100 ms.",
-    "Opus at 6 kbit/s chooses narrow band; its packets vary in size, as is its default, or are all "
-    "alike (constant rate), as ours are.",
+    "Opus at 6 kbit/s chooses narrow band. Its packets vary in size, as is its default, or are all "
+    "alike (CBR), as our frames are.",
     "Bits a second: log2 of the codebook times the frame rate for ours, the bytes of the packets "
     "without a container for Opus, the nominal rate for Codec2.",
     "Encoding and decoding times are of this machine: ours in batches, compiled before; Opus in "

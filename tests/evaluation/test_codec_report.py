@@ -11,7 +11,7 @@ from llasa_jax.evaluation.figures import quality_by_rate, spectrograms
 from llasa_jax.evaluation.peers import RATE
 
 HOSTILE = "<script>alert(1)</script> & co"
-CONSTANT = "Opus 6 kbit/s, constant"
+CONSTANT = "Opus 6000 CBR"
 
 
 def scores(place, **more):
@@ -96,7 +96,7 @@ def test_the_table_shows_what_is_absent_as_such():
 
 def test_a_codec_that_is_missing_has_no_column():
     report = {k: v for k, v in found().items() if not k.startswith("codec2")}
-    assert score_table(report).head == ["Measure", "Original", "Ours", "Opus 6 kbit/s", CONSTANT]
+    assert score_table(report).head == ["Measure", "Original", "Ours", "Opus 6000", CONSTANT]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -7,12 +7,13 @@ import soundfile
 
 from llasa_jax import nn
 from llasa_jax.cli import main
+from llasa_jax.codec import batch
 from llasa_jax.codec.model import Codec
 from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
 from llasa_jax.data.corpora import named_corpus
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
-from llasa_jax.evaluation import codec_scores
+from llasa_jax.evaluation import codec_report, codec_scores
 from llasa_jax.interop.bundle import save_part
 from llasa_jax.recipes import eval_codec as recipe
 from llasa_jax.recipes.eval_codec import EXTRA, eval_codec, held_out, require_extra
@@ -44,6 +45,19 @@ def store(speech_corpus, tmp_path_factory):
     return WaveStore.build([named_corpus(str(speech_corpus))], tmp_path_factory.mktemp("store"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """One codec's programs serve all tests here."""
+    kept = {}
+
+    def once(config, params, size=16):
+        return kept.setdefault(size, batch.BatchCodec(config, params, size))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llasa_jax.recipes.stages.BatchCodec", once)
+        yield
+
+
 class Judge:
     name = "judge"
 
@@ -68,6 +82,7 @@ def stand_ins(monkeypatch):
 
     for name in ("pesq_wb", "pesq_nb"):
         monkeypatch.setitem(codec_scores.PAIRED, name, lambda a, b: 2.0)
+    monkeypatch.setattr(codec_report, "_pictures", lambda *_: [])  # slow; tested with the page
     monkeypatch.setattr(recipe, "require_extra", lambda: None)
     monkeypatch.setattr(recipe, "PACKAGES", ("jax",))
     monkeypatch.setattr(recipe, "dnsmos", lambda wave, rate: 3.0)
