@@ -7,7 +7,8 @@ functions over that tree and rebuild the module inside jit (`nnx.merge`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,41 @@ class LayerNorm(nnx.Module):
         return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
+class Span(NamedTuple):
+    """What is where in a window of a stream: `left` frames that were new in earlier windows,
+    `chunk` new ones, and others that are still to become new.
+
+    Layers that look at all of time remember the new frames, and count the left ones by memory.
+    """
+
+    left: int
+    chunk: int
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of squared deviations of groups of channels, float32 [B, 1, G, 1]."""
+
+    count: jax.Array
+    mean: jax.Array
+    square: jax.Array
+
+    @classmethod
+    def of(cls, x: jax.Array, weight: jax.Array) -> "Moments":
+        """Of x [B, T, G, C / G] where `weight` [B, T] is 1."""
+        weight = weight[:, :, None, None]
+        total = partial(jnp.sum, axis=(1, 3), keepdims=True)
+        count = total(weight) * x.shape[3]
+        mean = total(x * weight) / jnp.maximum(count, 1.0)
+        return cls(count, mean, total(jnp.square(x - mean) * weight))
+
+    def merge(self, new: "Moments") -> "Moments":
+        """Of both (Chan et al. 1979)."""
+        count = self.count + new.count
+        share, apart = new.count / jnp.maximum(count, 1.0), new.mean - self.mean
+        square = self.square + new.square + jnp.square(apart) * self.count * share
+        return Moments(count, self.mean + apart * share, square)
+
+
 class GroupNorm(nnx.Module):
     """Normalises each group of channels over (time, channels of the group): x [B, T, C].
 
@@ -198,16 +234,31 @@ class GroupNorm(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         if self.each_frame and x.shape[1] != 1:
             return self(x.reshape(-1, 1, x.shape[2])).reshape(x.shape)
-        batch, time, size = x.shape
-        x32 = x.astype(jnp.float32).reshape(batch, time, self.groups, size // self.groups)
-        weight = jnp.ones((batch, time)) if mask is None else mask.astype(jnp.float32)
-        weight = weight[:, :, None, None]
-        count = jnp.maximum(weight.sum((1, 3), keepdims=True), 1.0) * (size // self.groups)
-        mean = (x32 * weight).sum((1, 3), keepdims=True) / count
-        centred = x32 - mean
-        variance = (jnp.square(centred) * weight).sum((1, 3), keepdims=True) / count
-        y = (centred * jax.lax.rsqrt(variance + self.eps)).reshape(batch, time, size)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        weight = jnp.ones(x.shape[:2]) if mask is None else mask.astype(jnp.float32)
+        return self._normalise(x, Moments.of(self._grouped(x), weight))
+
+    def stream(
+        self, x: jax.Array, mask: jax.Array, span: Span | None, past: Moments | None
+    ) -> tuple[jax.Array, Moments | None]:
+        """The same of a window, with the statistics of all that was new in earlier ones."""
+        if past is None or self.each_frame:
+            return self(x, mask), past
+        x32, weight, end = self._grouped(x), mask.astype(jnp.float32), span.left + span.chunk
+        past = past.merge(Moments.of(x32[:, span.left : end], weight[:, span.left : end]))
+        return self._normalise(x, past.merge(Moments.of(x32[:, end:], weight[:, end:]))), past
+
+    def memory(self, batch: int) -> Moments:
+        """What `stream` starts with."""
+        empty = jnp.zeros((batch, 1, self.groups, 1))
+        return Moments(empty, empty, empty)
+
+    def _grouped(self, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32).reshape(*x.shape[:2], self.groups, -1)
+
+    def _normalise(self, x: jax.Array, seen: Moments) -> jax.Array:
+        variance = seen.square / jnp.maximum(seen.count, 1.0)
+        y = (self._grouped(x) - seen.mean) * jax.lax.rsqrt(variance + self.eps)
+        return (y.reshape(x.shape) * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class Stack(nnx.Module):

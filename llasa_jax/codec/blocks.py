@@ -2,9 +2,13 @@
 
 `window` is None in a block that sees the whole item. Otherwise the block is causal: convolutions
 and norms see no later frame, attention sees a frame and the `window` before it.
+
+Given a `span` and a `past`, a block takes x for a window of a stream: norms and attention see what
+was new in earlier windows by the past, and the result is (x, new past).
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ from llasa_jax.config import TransformerConfig
 class ResnetBlock(nnx.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), group norms over time, width 3; x [B, T, D]."""
 
-    LEFT = 4  # frames that an output looks back, if causal
+    REACH = 2  # frames that an output sees on each side; twice as many before it, if causal
 
     def __init__(self, dim: int, groups: int, window: int | None, *, rngs: nnx.Rngs):
         norm = partial(nn.GroupNorm, dim, groups, eps=1e-6, each_frame=window is not None)
@@ -27,10 +31,15 @@ class ResnetBlock(nnx.Module):
         self.norm2 = norm(rngs=rngs)
         self.conv2 = nn.Conv1d(dim, dim, 3, ("mlp", "embed"), padding=padding, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        weight = mask[..., None].astype(x.dtype)
-        h = self.conv1(jax.nn.silu(self.norm1(x, mask)) * weight)
-        return x + self.conv2(jax.nn.silu(self.norm2(h, mask)) * weight)
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, span: nn.Span | None = None, past: dict | None = None
+    ) -> Any:
+        weight, past = mask[..., None].astype(x.dtype), past or {}
+        h, norm1 = self.norm1.stream(x, mask, span, past.get("norm1"))
+        h = self.conv1(jax.nn.silu(h) * weight)
+        h, norm2 = self.norm2.stream(h, mask, span, past.get("norm2"))
+        x = x + self.conv2(jax.nn.silu(h) * weight)
+        return (x, {"norm1": norm1, "norm2": norm2}) if past else x
 
 
 class TransformerBlock(nnx.Module):
@@ -51,20 +60,30 @@ class TransformerBlock(nnx.Module):
         self.fc1 = nn.Linear(dim, config.ffn, ("embed", "mlp"), bias=False, rngs=rngs)
         self.fc2 = nn.Linear(config.ffn, dim, ("mlp", "embed"), bias=False, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, span: nn.Span | None = None, past: dict | None = None
+    ) -> Any:
         batch, time, dim = x.shape
         qkv = self.c_attn(self.att_norm(x)).reshape(batch, time, 3, self.heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        seen, first = mask, 0
+        if past is not None:
+            held, first = past["seen"].shape[1], span.left - past["seen"].shape[1]
+            join = lambda old, new: jnp.concatenate([old, new[:, span.left :]], 1)  # noqa: E731
+            now = jax.tree.map(join, past, {"k": k, "v": v, "seen": mask})
+            past = jax.tree.map(lambda x: x[:, span.chunk : span.chunk + held], now)
+            k, v, seen = now["k"], now["v"], now["seen"]
         scores = jnp.einsum("btnh,bsnh->bnts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        seen = mask[:, None, :] > 0
+        seen = seen[:, None, :] > 0
         if self.window is not None:
-            back = jnp.arange(time)[:, None] - jnp.arange(time)
+            back = jnp.arange(time)[:, None] - jnp.arange(first, time)
             seen &= (back >= 0) & (back <= self.window)
         scores = jnp.where(seen[:, None], scores, -1e30)
         weights = jax.nn.softmax(scores).astype(x.dtype)
         heads = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(batch, time, dim)
         x = x + self.c_proj(heads)
-        return x + self.fc2(jax.nn.silu(self.fc1(self.ffn_norm(x))))
+        x = x + self.fc2(jax.nn.silu(self.fc1(self.ffn_norm(x))))
+        return x if past is None else (x, past)
 
 
 class Backbone(nnx.Module):
@@ -82,6 +101,7 @@ class Backbone(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
+        self.config, self.groups = config, groups
         resnet = partial(ResnetBlock, config.dim, groups, window)
         # Two blocks are not worth a loop, and XLA runs convolutions inside one very slowly on CPUs.
         self.prior = nn.Stack(resnet, 2, scan=False, rngs=rngs)
@@ -90,7 +110,28 @@ class Backbone(nnx.Module):
         self.post = nn.Stack(resnet, 2, scan=False, rngs=rngs)
         self.norm = nn.LayerNorm(config.dim, eps=1e-6, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        for stack in (self.prior, self.transformers, self.post):
-            x, _ = stack(x, mask)
-        return self.norm(x)
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, span: nn.Span | None = None, past: dict | None = None
+    ) -> Any:
+        memory = {}
+        for name in ("prior", "transformers", "post"):
+            if past is None:
+                x, _ = getattr(self, name)(x, mask)
+            else:
+                x, memory[name] = getattr(self, name)(x, mask, span, each=past[name])
+        x = self.norm(x)
+        return x if past is None else (x, memory)
+
+    def memory(self, batch: int, frames: int, dtype: Any) -> dict:
+        """The `past` that a stream begins with: no statistics, `frames` frames not yet seen."""
+        layers, heads, dim = self.config.layers, self.config.heads, self.config.dim
+        none = jnp.zeros((2, batch, 1, self.groups, 1))
+        moments = nn.Moments(none, none, none)
+        resnets = {"norm1": moments, "norm2": moments}
+        keys = jnp.zeros((layers, batch, frames, heads, dim // heads), dtype)
+        seen = jnp.zeros((layers, batch, frames))
+        return {
+            "prior": resnets,
+            "transformers": {"k": keys, "v": keys, "seen": seen},
+            "post": resnets,
+        }

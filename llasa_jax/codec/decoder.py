@@ -21,7 +21,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         dim, self.hop, self.dtype = config.decoder.dim, config.output_hop, config.compute_dtype
-        self.layers, self.window = config.decoder.layers, config.window if config.causal else None
+        self.window = config.window if config.causal else None
         padding = "causal" if config.causal else "same"
         self.embed = nn.Conv1d(dim, dim, 7, (None, "embed"), padding=padding, rngs=rngs)
         groups, scan = config.norm_groups, config.scan_layers
@@ -29,20 +29,32 @@ class Decoder(nnx.Module):
         self.head = nn.Linear(dim, 4 * self.hop + 2, ("embed", None), rngs=rngs)
 
     @property
-    def left_context(self) -> int | None:
-        """Frames before a chunk that make decoding it exact; None: all there are."""
+    def reach(self) -> tuple[int, int]:
+        """Frames before and after a hop that the convolutions and the ISTFT see for it."""
+        resnets = 4 * ResnetBlock.REACH
         if self.window is None:
-            return None
-        return 6 + 4 * ResnetBlock.LEFT + self.layers * self.window + ISTFT_REACH
-
-    @property
-    def right_context(self) -> int | None:
-        """Frames after a chunk that make decoding it exact; None: all there are."""
-        return None if self.window is None else ISTFT_REACH
+            return 3 + resnets + ISTFT_REACH, 3 + resnets + ISTFT_REACH
+        return 6 + 2 * resnets + ISTFT_REACH, ISTFT_REACH
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        x = (x * mask[..., None]).astype(self.dtype)
-        h = self.backbone(self.embed(x), mask).astype(jnp.float32)
+        return self._wave(self.backbone(self._embed(x, mask), mask), mask)
+
+    def stream(
+        self, x: jax.Array, mask: jax.Array, span: nn.Span, past: dict
+    ) -> tuple[jax.Array, dict]:
+        """Wave of a window of a stream, and the new past."""
+        h, past = self.backbone(self._embed(x, mask), mask, span, past)
+        return self._wave(h, mask), past
+
+    def memory(self, batch: int, frames: int) -> dict:
+        """The past that a stream begins with; attention remembers `frames` frames."""
+        return self.backbone.memory(batch, frames, self.dtype)
+
+    def _embed(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        return self.embed((x * mask[..., None]).astype(self.dtype))
+
+    def _wave(self, h: jax.Array, mask: jax.Array) -> jax.Array:
+        h = h.astype(jnp.float32)
         log_magnitude, phase = jnp.split(self.head(h), 2, -1)
         # The clip at 100 is of the exponential, before it can overflow.
         size = jnp.exp(jnp.minimum(log_magnitude, jnp.log(100.0)))

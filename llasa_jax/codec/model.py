@@ -80,6 +80,13 @@ class Codec(nnx.Module):
         """Wave float32 [B, T * output_hop] of codes [B, T]."""
         return self.synthesise(self.code_features(codes), mask)
 
+    def decode_window(
+        self, codes: jax.Array, mask: jax.Array, span: nn.Span, past: dict
+    ) -> tuple[jax.Array, dict]:
+        """`decode` of a window of a stream, and the past for the next (first `Decoder.memory`)."""
+        x = self.fc_post(self.code_features(codes).astype(self.dtype))
+        return self.decoder.stream(x, mask, span, past)
+
     def rebuild(self, latents: jax.Array, mask: jax.Array) -> jax.Array:
         """Wave of latents, through the quantiser, differentiable."""
         return self.synthesise(self.features(latents), mask)

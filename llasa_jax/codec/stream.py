@@ -10,18 +10,20 @@ from llasa_jax.codec.model import Codec
 from llasa_jax.config import CodecConfig
 from llasa_jax.errors import UserError
 
-CONTEXT_SECONDS = 0.5  # that a non-causal decoder sees on each side of a chunk
+CONTEXT_SECONDS = 1.0  # that a non-causal decoder sees around a chunk
+MEMORY_SECONDS = 10.0  # that its attention remembers
 
 
 class StreamDecoder:
     """Decodes codes as they come, `chunk` at a time; T codes give T * output_hop samples in all.
 
-    Each chunk is decoded with up to `left` codes before it and `right` after it, anew: that costs
-    (left + chunk + right) / chunk times the work of decoding everything at once.
+    Each chunk is decoded with `left` codes before it, as far as convolutions reach, and `right`
+    codes after it: (left + chunk + right) / chunk times the work of decoding everything at once.
+    What went before, attention and norms remember.
 
-    A causal decoder's contexts are all that it can see, so its sound is that of the whole
-    utterance. Another decoder sees half a second to each side: its norms and its attention miss
-    the rest, and its sound differs slightly; neighbouring chunks are cross-faded.
+    A causal decoder needs two codes to the right, which overlap in the ISTFT, and gives the sound
+    of the whole utterance. Any other would listen to all that follows: its sound differs from that
+    of the whole utterance, and neighbouring chunks are cross-faded.
 
     Args:
         config, params: of a `Codec`.
@@ -31,13 +33,20 @@ class StreamDecoder:
     def __init__(self, config: CodecConfig, params: dict, chunk: int):
         graphdef, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
         self.config, self.params, self.chunk = config, params, chunk
+        self._decoder = nn.merge(graphdef, template).decoder
+        self.left, self.right = self._decoder.reach
         if config.causal:
-            decoder = nn.merge(graphdef, template).decoder
-            self.left, self.right, self.fade = decoder.left_context, decoder.right_context, 0
+            self.fade, self.memory = 0, self.left + config.window
         else:
-            self.left = self.right = round(CONTEXT_SECONDS * config.frame_rate)
-            self.fade = self.right // 2
-        self.decode = jax.jit(lambda p, codes, mask: nn.merge(graphdef, p).decode(codes, mask))
+            self.right = max(self.right, round(CONTEXT_SECONDS * config.frame_rate) - self.left)
+            self.fade = (self.right - self._decoder.reach[1]) // 2
+            self.memory = round(MEMORY_SECONDS * config.frame_rate)
+
+        def decode(p: dict, codes: jax.Array, mask: jax.Array, past: dict) -> tuple:
+            span = nn.Span(self.left, self.chunk)
+            return nn.merge(graphdef, p).decode_window(codes, mask, span, past)
+
+        self.decode = jax.jit(decode)
 
     @property
     def latency(self) -> float:
@@ -53,31 +62,35 @@ class StreamDecoder:
             UserError: if a code is outside the codebook.
         """
         size, hop = self.config.codebook_size, self.config.output_hop
-        held, done = np.zeros(0, np.int32), 0  # the first `done` of the codes held have sounded
+        held = np.zeros(0, np.int32)
+        left = 0  # of the codes held, so many have sounded
+        past = self._decoder.memory(1, self.memory)
         tail = np.zeros(0, np.float32)  # the last chunk's own view of what follows it
         for more in codes:
             more = np.atleast_1d(more)
             if more.size and (more.min() < 0 or more.max() >= size):
                 raise UserError(f"decode: codes must be in 0..{size - 1}")
             held = np.append(held, more.astype(np.int32))
-            while len(held) >= done + self.chunk + self.right:
-                wave = self._window(held[: done + self.chunk + self.right])[done * hop :]
+            while len(held) >= left + self.chunk + self.right:
+                wave, past = self._window(held[: left + self.chunk + self.right], left, past)
                 wave = _cross_fade(tail, wave)
                 end = self.chunk * hop
                 yield wave[:end]
                 tail = wave[end : end + self.fade * hop]
-                done += self.chunk
-                held, done = held[max(0, done - self.left) :], min(done, self.left)
-        if len(held) > done:
-            yield _cross_fade(tail, self._window(held)[done * hop :])
+                left += self.chunk
+                held, left = held[max(0, left - self.left) :], min(left, self.left)
+        if len(held) > left:
+            yield _cross_fade(tail, self._window(held, left, past)[0])
 
-    def _window(self, codes: np.ndarray) -> np.ndarray:
-        """Wave [T * output_hop] of at most left + chunk + right codes [T]."""
+    def _window(self, codes: np.ndarray, left: int, past: dict) -> tuple[np.ndarray, dict]:
+        """Wave of codes [T] but for the first `left`, and the new past."""
         padded = np.zeros((1, self.left + self.chunk + self.right), np.int32)
         mask = np.zeros(padded.shape, np.float32)
-        padded[0, : len(codes)], mask[0, : len(codes)] = codes, 1
-        wave = self.decode(self.params, padded, mask)
-        return np.asarray(wave)[0, : len(codes) * self.config.output_hop]
+        start, stop = self.left - left, self.left - left + len(codes)
+        padded[0, start:stop], mask[0, start:stop] = codes, 1
+        wave, past = self.decode(self.params, padded, mask, past)
+        hop = self.config.output_hop
+        return np.asarray(wave)[0, self.left * hop : stop * hop], past
 
 
 def _cross_fade(tail: np.ndarray, wave: np.ndarray) -> np.ndarray:

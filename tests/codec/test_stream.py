@@ -50,19 +50,19 @@ def causal(tiny, fill, codes):
 def test_a_causal_decoder_streams_what_it_decodes_at_once(causal, codes, chunk):
     config, params, whole = causal
     stream = StreamDecoder(config, params, chunk)
-    assert stream.left + stream.right + chunk < len(codes) / 2  # it does forget
+    assert stream.memory + stream.right + chunk < len(codes) / 2  # it does forget
     assert stream.latency == (chunk + 2) / config.frame_rate
     wave = joined(stream, codes)
     np.testing.assert_allclose(wave, whole, atol=1e-4 * np.abs(whole).max())
 
 
-def test_a_causal_decoder_needs_all_of_its_context(causal, codes):
+def test_a_causal_decoder_needs_its_contexts_and_its_memory(causal, codes):
     config, params, whole = causal
-    for side in ("left", "right"):
+    for lacking in ("left", "right", "memory"):
         stream = StreamDecoder(config, params, 6)
-        setattr(stream, side, {"left": 20, "right": 1}[side])
+        setattr(stream, lacking, {"left": 12, "right": 1, "memory": 12}[lacking])
         wave = joined(stream, codes)
-        assert np.abs(wave - whole).max() > 1e-3 * np.abs(whole).max()
+        assert np.abs(wave - whole).max() > 1e-3 * np.abs(whole).max(), lacking
 
 
 @settings(max_examples=25, deadline=None)
