@@ -247,11 +247,6 @@ class GroupNorm(nnx.Module):
         past = past.merge(Moments.of(x32[:, span.left : end], weight[:, span.left : end]))
         return self._normalise(x, past.merge(Moments.of(x32[:, end:], weight[:, end:]))), past
 
-    def memory(self, batch: int) -> Moments:
-        """What `stream` starts with."""
-        empty = jnp.zeros((batch, 1, self.groups, 1))
-        return Moments(empty, empty, empty)
-
     def _grouped(self, x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).reshape(*x.shape[:2], self.groups, -1)
 
