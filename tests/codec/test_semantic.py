@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.codec.conformer import ConvModule, by_key
+from llasa_jax.codec.conformer import ConvModule, relative_scores
 from llasa_jax.codec.semantic import SemanticAdapter, SemanticBranch
 from llasa_jax.config import RecogniserConfig, SemanticConfig
 from llasa_jax.errors import UserError
@@ -114,15 +114,16 @@ def test_bfloat16_features_are_near_those_of_float32():
 
 
 @pytest.mark.parametrize("time", [1, 2, 4, 5, 9])
-def test_scores_by_distance_go_to_their_keys(time):
+def test_scores_are_with_the_embedding_of_the_clipped_distance(time):
     left, right = 3, 2
-    scores = np.random.default_rng(0).normal(size=(2, 3, time, left + 1 + right))
-    found = by_key(jnp.asarray(scores, jnp.float32), left)
+    rng = np.random.default_rng(0)
+    q, embeddings = rng.normal(size=(2, 3, time, 4)), rng.normal(size=(left + 1 + right, 4))
+    found = relative_scores(jnp.asarray(q), jnp.asarray(embeddings), left)
     assert found.shape == (2, 3, time, time)
     for t in range(time):
         for s in range(time):
-            column = np.clip(s - t, -left, right) + left
-            np.testing.assert_allclose(found[..., t, s], scores[..., t, column], rtol=1e-6)
+            embedding = embeddings[np.clip(s - t, -left, right) + left]
+            np.testing.assert_allclose(found[..., t, s], q[..., t, :] @ embedding, atol=1e-5)
 
 
 def test_the_conv_module_looks_back_over_its_width_and_never_ahead():
