@@ -186,8 +186,9 @@ def our_results(config, params, waves, codes):
     return *encoded, np.asarray(decode(params, codes))
 
 
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
 CASES = [
-    pytest.param((name, size), id=f"{name}-{size}", marks=[pytest.mark.slow][: size == "released"])
+    pytest.param((name, size), id=f"{name}-{size}", marks=LONG if size == "released" else ())
     for size in SIZES
     for name in ("Xcodec2", "NeuCodec")
 ]
@@ -274,6 +275,7 @@ def test_what_we_export_transformers_loads(case, torch):
     np.testing.assert_allclose(wave, case.waves[0][0], atol=1e-6 * np.abs(wave).max())
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_an_original_by_torch_is_read_without_torch(codecs, torch, tmp_path):
     """A state dict and a Lightning checkpoint; weight norm is torch's own."""
     config, params = codecs["xcodec2"]
