@@ -84,11 +84,12 @@ def plan(
     model_flops = made.flops or flops
     compiled = compile_program(traced)
     hbm = pod.chip.hbm // pod.chip.devices
+    words = ["llasa plan", config, "--program", program, "--topology", where]
+    words += ["--slices", str(slices)] if slices > 1 else []
+    words += ["--batch-tokens", str(batch_tokens)] if batch_tokens else []
+    words += [f"--set {assignment}" for assignment in assignments]
     found: dict[str, Any] = {
-        "config": config,
-        "program": program,
-        "topology": where,
-        "slices": slices,
+        "command": " ".join(words),
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
         "work": made.work,
         "chips": pod.chips,
@@ -176,12 +177,13 @@ def table(found: dict) -> str:
     """The plan as text."""
     sizes, units = found["bytes"], 1e9
     lines = {
+        "command": found["command"],
         "toolchain": ", ".join(f"{name} {number}" for name, number in found["toolchain"].items()),
         "step": found["work"],
         "mesh": ", ".join(f"{name}={size}" for name, size in found["mesh"].items()) or "one device",
-        "chips": f"{found['chips']} ({found['slices']} x {found['topology']})",
+        "chips": str(found["chips"]),
         "fits": f"{'yes' if found['fits'] else 'no'}: {sizes['peak'] / units:.2f} of "
-        f"{sizes['hbm'] / units:.2f} GB of memory, compiled",
+        f"{sizes['hbm'] / units:.2f} GB a device, {sizes['peak'] / sizes['hbm']:.0%}, compiled",
     }
     for name in ("arguments", "temporaries"):
         if sizes[name] is not None:
