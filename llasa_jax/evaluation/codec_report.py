@@ -151,9 +151,17 @@ def opening(found: Mapping[str, Any]) -> str:
     if data["voices"]:
         text += f" from {anything(data['corpora'])}, by voices {data['heard']}"
         text += f" ({anything(data['voices'])})"
+    text += ". Scores compare what came out with what went in, at 16 kHz. "
+    heard = data.get("wer")
+    if heard:
+        text += (
+            f"Words were counted on {heard['utterances']} English recordings with a known text "
+            f"({' and '.join(map(data_name, heard['kinds']))}), by a recogniser that took no part "
+            "in training. "
+        )
     return text + (
-        ". Scores compare what came out with what went in, at 16 kHz. Original is the recording "
-        "itself: what the judges say of it is the most that a codec can be expected to reach."
+        "Original is the recording itself: what the judges say of it is the most that a codec can "
+        "be expected to reach."
     )
 
 

@@ -67,7 +67,7 @@ NOTES = (
     "without a container for Opus, the nominal rate for Codec2.",
     "Encoding and decoding times are of this machine: ours in batches, compiled before; Opus in "
     "this process; Codec2 with a start of its program for each recording.",
-    f"DNSMOS is of the first {DNSMOS_UTTERANCES} recordings at most, because it is slow.",
+    f"DNSMOS is of at most {DNSMOS_UTTERANCES} of the recordings, because it is slow.",
 )
 
 
@@ -135,12 +135,12 @@ def eval_codec(
     for name in rebuilt:
         closeness = (speakers.embed(waves[name][: chosen.scored]) * targets).sum(1)
         found[name] |= summary("similarity", closeness)
-    rated = min(chosen.scored, DNSMOS_UTTERANCES)
-    with bar("DNSMOS", len(waves) * rated, "waves") as progress:
+    rated = _spread(chosen.scored, DNSMOS_UTTERANCES)
+    with bar("DNSMOS", len(waves) * len(rated), "waves") as progress:
         for name, each in waves.items():
             values = []
-            for wave in each[:rated]:
-                values.append(dnsmos(wave, RATE))
+            for i in rated:
+                values.append(dnsmos(each[i], RATE))
                 progress.advance()
             found[name] |= summary("dnsmos", values)
     spoken = {name: [each[i] for i in chosen.spoken] for name, each in waves.items()}
@@ -162,10 +162,15 @@ def eval_codec(
         "not_measured": missing,
     }
     if out is not None:
-        places = range(0, chosen.scored, max(1, chosen.scored // SHOWN))[:SHOWN]
-        page = write_codec_report(out, found, [sample(chosen, waves, i) for i in places])
+        shown = [sample(chosen, waves, i) for i in _spread(chosen.scored, SHOWN)]
+        page = write_codec_report(out, found, shown)
         log(f"The page to read and listen to: {page}")
     return found
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, evenly spread: the first ones may all be one voice."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int)).tolist()
 
 
 def require_extra() -> None:

@@ -33,7 +33,9 @@ def found():
         **{key: scores(place) for place, key in enumerate(coders)},
         "ours": scores(3, codebook_entropy_bits=12.34, pesq_nb=float("nan")),
         "original": {"wer": 0.25},
-        "data": about | {"utterances": 7, "hours": 0.01, "heard": "never trained on"},
+        "data": about
+        | {"utterances": 7, "hours": 0.01, "heard": "never trained on"}
+        | {"wer": {"utterances": 5, "kinds": ["synthetic"]}},
         "versions": {"codec2": "1.0"},
         "machine": {"cores": 2},
         "notes": ["Said so."],
@@ -78,6 +80,7 @@ def test_the_page_has_table_figures_and_players_and_loads_nothing(tmp_path):
     for label in LABELS.values():
         assert label in page.cells
     assert "1.30 (95\N{NO-BREAK SPACE}%: 1.20 to 1.40)" in page.cells and "12.34" in page.cells
+    assert "counted on 5 English recordings with a known text (synthetic speech)" in text
     assert "7 recordings" in text and "never trained on" in text
     names = {p.name for p in (tmp_path / "o").iterdir()}
     assert names == {"codecs.html", "eval.json", "quality.png", "spectrograms.png"}

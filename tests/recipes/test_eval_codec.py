@@ -153,6 +153,11 @@ def test_recordings_of_untrained_voices_come_first(store, monkeypatch):
     assert all(chosen.recordings[i].text for i in chosen.spoken)
 
 
+def test_places_are_spread():
+    assert recipe._spread(40, 3) == [0, 20, 39] and recipe._spread(2, 8) == [0, 1]
+    assert recipe._spread(1, 3) == [0] and len(recipe._spread(40, 8)) == 8
+
+
 def _utterances(store, chosen):
     ids = {one.name for one in chosen.recordings[: chosen.scored]}
     return [one for one in store.utterances if one.id in ids]
