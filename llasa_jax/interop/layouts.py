@@ -96,7 +96,8 @@ def modules(layout: Layout, config: CodecConfig) -> dict[str, str]:
 def views(table: dict[str, str], key: str, tensor: np.ndarray) -> dict[str, np.ndarray]:
     """Our `tensor` as theirs, by their names: views, to be read or to be written into.
 
-    A kernel of theirs is one of ours with its axes reversed.
+    A kernel of theirs is one of ours with its axes reversed. Only the original has weight norm:
+    elsewhere a kernel holds the whole weight, and its gain has no name.
     """
     ours = next(module for module in table if key.startswith(f"{module}."))
     theirs = table[ours]
@@ -108,7 +109,10 @@ def views(table: dict[str, str], key: str, tensor: np.ndarray) -> dict[str, np.n
         each = [views({ours: theirs.replace("[qkv]", x)}, key, part) for x, part in parts]
         return {name: view for part in each for name, view in part.items()}
     *inner, leaf = key.removeprefix(f"{ours}.").split(".")
-    leaves = _LEAVES | (_WEIGHT_NORMED if key.startswith("encoder.") else {})
+    normed = theirs.startswith("CodecEnc.")
+    if leaf == "gain" and not normed:
+        return {}
+    leaves = _LEAVES | (_WEIGHT_NORMED if normed else {})
     name = ".".join([theirs, *inner, leaves.get(leaf, leaf)])
     if leaf == "kernel":
         tensor = tensor.T[..., None] if "pointwise" in key else tensor.T

@@ -68,7 +68,7 @@ class Weights:
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor as float32, which must have this shape and be finite."""
-        self._check(name, shape)
+        self.check(name, shape)
         tensor = self._read(name)
         self.drop(name)
         if not np.isfinite(tensor).all():
@@ -78,7 +78,7 @@ class Weights:
     def drop(self, name: str, shape: tuple[int, ...] | None = None) -> None:
         """Counts a tensor, which must have this shape, as taken without reading it."""
         if shape is not None:
-            self._check(name, shape)
+            self.check(name, shape)
         del self._stored[name]
 
     def rename(self, name: str, new: str) -> None:
@@ -99,7 +99,8 @@ class Weights:
         if self._stored:
             raise UserError(f"{self.path}: tensor {min(self._stored)} has no place in this model")
 
-    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises UserError if the tensor is missing or has another shape."""
         found = self.shape(name)
         if found != tuple(shape):
             raise UserError(f"{self.path}: tensor {name} has shape {found}, not {tuple(shape)}")

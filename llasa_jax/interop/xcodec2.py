@@ -84,24 +84,35 @@ def import_codec(weights: Weights) -> ImportedCodec:
     else:
         path = _folder(weights) / "config.json"
         config = published_settings(path, read_json(path))
-    table = modules(layout, config)
+    layers, count = max(config.decoder.layers, config.semantic.layers), len(weights.names())
+    if layers > count:
+        raise UserError(
+            f"{weights.path}: has {count} tensors, its settings ask for {layers} layers"
+        )
     try:
         template = _template(config)
-    except UserError as error:
+    except (UserError, OverflowError) as error:
         raise UserError(f"{weights.path}: {error}") from error
-    flat = {key: np.empty(leaf.shape, np.float32) for key, leaf in flatten(template).items()}
-    places = {key: views(table, key, tensor) for key, tensor in flat.items()}
-    # Gains of convolutions that come without weight norm: the norm is then the weight's own.
-    derived = [key for key in flat if key.endswith(".gain") and _plain(*places[key]) in weights]
-    for key in track([key for key in flat if key not in derived], "read", unit="tensors"):
-        for name, view in places[key].items():
-            plain = _plain(name)
-            view[...] = weights.take(plain if plain in weights else name, view.shape)
-    for key in derived:
-        _split_weight(flat, key)
+    table, leaves = modules(layout, config), flatten(template)
+    # Views of nothing: what is missing or misshaped is known before the first tensor is read.
+    nothing = {key: np.broadcast_to(np.float32(0), leaf.shape) for key, leaf in leaves.items()}
+    shapes = {
+        name: view.shape
+        for key, tensor in nothing.items()
+        for name, view in views(table, key, tensor).items()
+    }
+    for name, shape in shapes.items():
+        weights.check(name, shape)
+    flat = {}
+    for key, leaf in track(leaves.items(), "read", len(leaves), "tensors"):
+        flat[key] = np.empty(leaf.shape, np.float32)
+        for name, view in views(table, key, flat[key]).items():
+            view[...] = weights.take(name, view.shape)
+    if layout != "xcodec2":
+        _derive_gains(flat)
     if layout == "xcodec2":
         _check_constants(weights, table, config)
-        _drop_upper_layers(weights, places, config)
+        _drop_upper_layers(weights, shapes, config)
         masked = "semantic_model.masked_spec_embed"
     if masked in weights:
         weights.drop(masked, (config.semantic.dim,))
@@ -128,11 +139,9 @@ def export_codec(folder: Path, layout: Layout, config: CodecConfig, params: dict
     tensors: dict[str, np.ndarray] = {}
     for key, tensor in flat.items():
         gain = flat.get(f"{key.removesuffix('kernel')}gain") if key.endswith(".kernel") else None
-        if layout == "xcodec2" or (gain is None and not key.endswith(".gain")):
-            tensors |= views(table, key, tensor)
-        elif gain is not None:
-            found = views(table, key, tensor * (gain / _norm(tensor)))
-            tensors |= {_plain(name): view for name, view in found.items()}
+        if gain is not None and layout != "xcodec2":
+            tensor = tensor * (gain / _norm(tensor))
+        tensors |= views(table, key, tensor)
     if layout == "xcodec2":
         tensors |= _constants(table, config)
         tensors["semantic_model.masked_spec_embed"] = np.zeros(config.semantic.dim, np.float32)
@@ -153,21 +162,17 @@ def _folder(weights: Weights) -> Path:
     return weights.path.parent if weights.path.is_file() else weights.path
 
 
-def _plain(name: str) -> str:
-    """The name of a convolution's weight without weight norm."""
-    return name.removesuffix("_g").removesuffix("_v")
-
-
 def _norm(kernel: np.ndarray) -> np.ndarray:
     """Norm of each output's weights: [K, in, out] -> [out]."""
     return np.sqrt(np.sum(np.square(kernel, dtype=np.float64), (0, 1))).astype(np.float32)
 
 
-def _split_weight(flat: dict[str, np.ndarray], gain: str) -> None:
-    """The gain of a kernel that holds the whole weight."""
-    kernel = flat[f"{gain.removesuffix('gain')}kernel"]
-    flat[gain] = norm = _norm(kernel)
-    kernel[..., norm == 0] = 1  # a dead output keeps its gain of zero, and some direction
+def _derive_gains(flat: dict[str, np.ndarray]) -> None:
+    """Gains of kernels that hold the whole weight: the weight's norm."""
+    for key in [key for key in flat if key.endswith(".gain")]:
+        kernel = flat[f"{key.removesuffix('gain')}kernel"]
+        flat[key] = norm = _norm(kernel)
+        kernel[..., norm == 0] = 1  # a dead output keeps its gain of zero, and some direction
 
 
 def _take_old_names(weights: Weights) -> None:
@@ -210,18 +215,13 @@ def _check_constants(weights: Weights, table: dict[str, str], config: CodecConfi
 
 
 def _drop_upper_layers(
-    weights: Weights, places: dict[str, dict[str, np.ndarray]], config: CodecConfig
+    weights: Weights, shapes: dict[str, tuple[int, ...]], config: CodecConfig
 ) -> None:
     """Drops the semantic model's layers whose output nothing uses, if their shapes are right."""
-    first = "semantic_model.encoder.layers.0."
-    layer = {
-        name.removeprefix(first): view.shape
-        for found in places.values()
-        for name, view in found.items()
-        if name.startswith(first)
-    }
-    upper = config.semantic.layers
-    while any(name.startswith(f"{first[:-2]}{upper}.") for name in weights.names()):
+    prefix, upper = "semantic_model.encoder.layers.", config.semantic.layers
+    first = f"{prefix}0."
+    layer = {name.removeprefix(first): shapes[name] for name in shapes if name.startswith(first)}
+    while any(name.startswith(f"{prefix}{upper}.") for name in weights.names()):
         for name, shape in layer.items():
-            weights.drop(f"{first[:-2]}{upper}.{name}", shape)
+            weights.drop(f"{prefix}{upper}.{name}", shape)
         upper += 1

@@ -284,6 +284,8 @@ def test_other_filters_are_refused(exported, name):
         ({"semantic_model_config": {"model_type": "wavlm"}}, "model_type is 'wavlm'"),
         ({"semantic_model_config": [1]}, "breaks a setting"),
         ({"encoder_hidden_size": 3}, "acoustic_encoder.* has shape"),
+        ({"intermediate_size": 1 << 40}, "acoustic_decoder.* has shape"),
+        ({"num_hidden_layers": 1 << 40}, "settings ask for 1099511627776 layers"),
     ],
 )
 def test_other_settings_are_refused(exported, values, message):
