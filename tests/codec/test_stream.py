@@ -1,10 +1,13 @@
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llasa_jax import nn
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.errors import UserError
@@ -63,6 +66,24 @@ def test_a_causal_decoder_needs_its_contexts_and_its_memory(causal, codes):
         setattr(stream, lacking, {"left": 12, "right": 1, "memory": 12}[lacking])
         wave = joined(stream, codes)
         assert np.abs(wave - whole).max() > 1e-3 * np.abs(whole).max(), lacking
+
+
+def test_norms_remember_the_moments_of_all_that_was_new():
+    rng = np.random.default_rng(0)
+    x = (3 + rng.normal(size=(1, 29, 6)) * [1, 5, 0.1, 2, 2, 2]).astype(np.float32)
+    norm = nn.GroupNorm(6, 3, eps=1e-6, rngs=nnx.Rngs(0))
+    left, chunk, right = 2, 5, 2
+    step = jax.jit(lambda *window: norm.stream(*window[:2], nn.Span(left, chunk), window[2]))
+    zero = np.zeros((1, 1, 3, 1), np.float32)
+    past, padded = nn.Moments(zero, zero, zero), np.pad(x, ((0, 0), (left, 0), (0, 0)))
+    for start in range(0, 29 - right - chunk + 1, chunk):
+        end = start + chunk + right
+        heard = np.float32(np.arange(start - left, end)[None] >= 0)
+        y, past = step(padded[:, start : end + left], heard, past)
+        groups = x[:, :end].reshape(end, 3, 2)
+        whole = (groups - groups.mean((0, 2), keepdims=True)) / groups.std((0, 2), keepdims=True)
+        np.testing.assert_allclose(y[0, left:], whole.reshape(end, 6)[start:], atol=1e-4)
+    assert np.all(past.count == 2 * 25)
 
 
 @settings(max_examples=25, deadline=None)
