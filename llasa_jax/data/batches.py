@@ -14,8 +14,8 @@ import numpy as np
 
 from llasa_jax.audio.io import resample
 from llasa_jax.data.store import WaveStore
-from llasa_jax.data.text import normalise
 from llasa_jax.errors import UserError
+from llasa_jax.metrics.text import normalise
 from llasa_jax.verifiers.characters import encode, readable
 
 Batch = dict[str, np.ndarray]

@@ -15,9 +15,9 @@ import soundfile
 from llasa_jax.audio.io import read_audio
 from llasa_jax.console import bar
 from llasa_jax.data.debian import fetch_packages, library_path
-from llasa_jax.data.text import normalise
 from llasa_jax.data.utterance import Utterance, split_of
 from llasa_jax.errors import UserError
+from llasa_jax.metrics.text import normalise
 
 VOICES = ("slt", "rms", "awb", "kal16")
 SHARED_TEST_SENTENCES = 8  # said by every voice, to compare voices on the same words

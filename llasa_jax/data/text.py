@@ -1,20 +1,4 @@
-"""Light text normalisation, for splitting corpora and for scoring transcripts."""
-
-import re
-import unicodedata
-
-_NOT_WORD = re.compile(r"[^\w']+|[\d_]+")
-_LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'+|'+(?!\w)")
-
-
-def normalise(text: str) -> str:
-    """Lower-case words of letters and inner apostrophes, one space between them.
-
-    Letters are those of any script, composed (NFC), so Dutch and Czech keep their marks.
-    """
-    text = unicodedata.normalize("NFC", text).replace("\u2019", "'").lower()
-    text = _NOT_WORD.sub(" ", text)
-    return " ".join(_LOOSE_APOSTROPHE.sub(" ", text).split())
+"""What can be said of a text before anything is made of it."""
 
 
 def has_letters(text: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from llasa_jax.data.text import normalise
+from llasa_jax.metrics.text import normalise
 
 Kind = Literal["synthetic", "recorded"]
 Split = Literal["train", "valid", "test"]

@@ -8,9 +8,8 @@ import numpy as np
 from llasa_jax.config import RecogniserRun, SpeakerRun
 from llasa_jax.data.batches import speaker_crops, transcribable
 from llasa_jax.data.store import WaveStore
-from llasa_jax.data.text import normalise
 from llasa_jax.errors import UserError
-from llasa_jax.metrics.text import character_errors, word_errors
+from llasa_jax.metrics.text import character_errors, normalise, word_errors
 from llasa_jax.nn import merge
 from llasa_jax.training.loop import Objective
 from llasa_jax.verifiers.recogniser import (

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llasa_jax.data.batches import bucket_sizes, crops, speaker_crops, transcribable, transcribed
-from llasa_jax.data.text import normalise
 from llasa_jax.data.utterance import Utterance
 from llasa_jax.errors import UserError
+from llasa_jax.metrics.text import normalise
 from llasa_jax.verifiers.characters import collapse
 
 RATE = 1000

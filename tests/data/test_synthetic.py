@@ -7,9 +7,9 @@ import pytest
 from llasa_jax.audio.io import write_audio
 from llasa_jax.data import synthetic
 from llasa_jax.data.synthetic import VOICES, FliteCorpus, read_glosses
-from llasa_jax.data.text import normalise
 from llasa_jax.data.utterance import split_of
 from llasa_jax.errors import UserError
+from llasa_jax.metrics.text import normalise
 
 WORDS = "river stone garden lantern people carry across morning silver quiet under bread".split()
 

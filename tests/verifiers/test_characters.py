@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llasa_jax.data.text import normalise
+from llasa_jax.metrics.text import normalise
 from llasa_jax.verifiers.characters import alphabet_of, collapse, encode, readable
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyzčřž"
