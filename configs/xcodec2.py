@@ -7,11 +7,12 @@
 The frozen Wav2Vec2-BERT, its first 16 layers, comes from the converted model. Trained are 242.2 M
 parameters of the codec, 14.7 M that only the semantic loss needs, and 28.4 M of discriminators.
 
-Losses: 15 mel + adversarial + features of both kinds of discriminators + 5 semantic; both optimizers
-AdamW at 1e-4, clipped at 1. 700,000 steps of 320 clips of 6 s, of 150,000 h: what the released
-checkpoint's 1.4 M "steps" and its batch of 8 a GPU amount to, if there were 40 GPUs. The rate rises
-over 3,000 steps, falls until step 403,000 and stays. The released codec had a perceptual loss in the
-last 200,000 of its steps, of unknown weight: `perceptual_weight` is 0 here.
+Losses: 15 mel + adversarial + features of both kinds of discriminators + 5 semantic; both
+optimizers AdamW at 1e-4, each clipped at 1. 700,000 steps of 320 clips of 6 s, of 150,000 h: what
+the released checkpoint's 1.4 M "steps" and its batch of 8 a GPU amount to, if there were 40 GPUs.
+The rate rises over 3,000 steps, falls until step 403,000 and stays. The released codec had a
+perceptual loss in its last 200,000 "steps", of unknown weight: `perceptual_weight` is 0 here. The
+products of a clip cost 1.6e12 FLOPs, those of the run 3.6e20.
 
 Expected are the released checkpoint's figures (STOI 0.92, PESQ-WB 2.43 on LibriSpeech test-clean);
 nobody has run this to its end here. `llasa plan xcodec2` says what a step needs on which TPUs.

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from llasa_jax.codec import losses
-from llasa_jax.codec.losses import mel_loss, spread_loss
+from llasa_jax.codec.losses import (
+    feature_loss,
+    judged_loss,
+    masked_mse,
+    mel_loss,
+    spread_loss,
+)
 
 
 def noise(*shape, seed=0):
@@ -87,3 +93,47 @@ def test_gradients_of_silence_are_finite(monkeypatch):
     assert np.isfinite(gradient(jnp.zeros((1, 400)))).all()
     gradient = jax.jit(jax.grad(lambda x: spread_loss(x, jnp.zeros((1, 9)))))
     assert np.isfinite(gradient(jnp.zeros((1, 9, 3)))).all()
+
+
+def judged(seed):
+    """Features of two discriminators of three layers, the last their judgement."""
+    shapes = ((2, 5, 3), (2, 4, 2), (2, 3, 1)), ((2, 9, 2), (2, 4, 4), (2, 2, 1))
+    return [[noise(*shape, seed=seed + i) for shape in one] for i, one in enumerate(shapes)]
+
+
+def test_judgements_are_to_reach_their_target():
+    x = judged(0)
+    expected = sum(np.mean((one[2] - 1) ** 2) for one in x)
+    np.testing.assert_allclose(judged_loss(x, 1.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(judged_loss(x, 0.0), sum(np.mean(one[2] ** 2) for one in x))
+    assert judged_loss([[jnp.ones((1, 3, 1))]] * 2, 1.0) == 0
+
+
+def test_features_count_alike_in_every_layer_but_the_last():
+    x, y = judged(0), judged(7)
+    expected = sum(np.mean(np.abs(x[i][j] - y[i][j])) for i in range(2) for j in range(2))
+    np.testing.assert_allclose(feature_loss(x, y), expected, rtol=1e-6)
+    x[1][2] += 5
+    np.testing.assert_allclose(feature_loss(x, y), expected, rtol=1e-6)
+
+
+def test_features_of_the_recorded_wave_are_constants():
+    theirs = jax.grad(lambda y: feature_loss(judged(0), y))(judged(7))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(theirs))
+    ours = jax.grad(lambda x: feature_loss(x, judged(7)))(judged(0))
+    assert [np.any(leaf) for leaf in jax.tree.leaves(ours)] == [True, True, False] * 2
+
+
+def test_features_in_bfloat16_are_compared_in_float32():
+    half = [[jnp.full((1, 100_000, 1), 1.0, jnp.bfloat16)] * 2]
+    other = [[jnp.full((1, 100_000, 1), 1.5, jnp.bfloat16)] * 2]
+    assert feature_loss(half, other) == 0.5 and feature_loss(half, other).dtype == jnp.float32
+    assert judged_loss(other, 1.0) == 0.25
+
+
+def test_masked_frames_do_not_count():
+    x, y = noise(2, 4, 3), noise(2, 4, 3, seed=1)
+    mask = np.float32([[1, 1, 1, 0], [1, 0, 0, 0]])
+    chosen = np.concatenate([(x - y)[0, :3], (x - y)[1, :1]])
+    np.testing.assert_allclose(masked_mse(x, y, mask), np.mean(chosen**2), rtol=1e-5)
+    assert masked_mse(x, y, 0 * mask) == 0

@@ -4,6 +4,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -11,7 +12,15 @@ from llasa_jax.config import OptimizerConfig, TrainConfig
 from llasa_jax.data.batches import by_step
 from llasa_jax.errors import UserError
 from llasa_jax.training import record
-from llasa_jax.training.loop import Objective, fit, initial_state, train_step
+from llasa_jax.training.loop import (
+    Objective,
+    Rival,
+    fit,
+    initial_state,
+    learning,
+    mean_gradient,
+    train_step,
+)
 from llasa_jax.training.record import read_curve
 
 CONFIG = TrainConfig(
@@ -250,3 +259,84 @@ def test_a_curve_without_some_cells_is_read_without_them(tmp_path):
         {"step": 2, "loss": 0.25, "valid_loss": 0.001},
     ]
     assert read_curve(tmp_path / "none.csv") == []
+
+
+def rivalled(start=0.5, clip=1e9):
+    """A toy whose loss has an adversary, and a frozen shift in what it sees."""
+
+    def judge(key):
+        return {"kernel": jax.random.normal(key, (2,))}
+
+    def contest(params, batch, key):
+        found = batch["x"] @ params["kernel"] + params["shift"]
+        error = jnp.mean(jnp.square(found - batch["y"]))
+        if "judge" not in params:
+            return error, {"error": error}
+        stop = jax.lax.stop_gradient
+        ours = jnp.mean(found @ stop(params["judge"]["kernel"]))
+        theirs = jnp.mean((batch["y"] - stop(found)) @ params["judge"]["kernel"])
+        return error + ours + theirs, {"error": error, "theirs": theirs}
+
+    optimizer = OptimizerConfig(peak=0.02, start=1.0, clip=clip, weight_decay=0.0)
+    rival = Rival("judge", judge, {"kernel": (None,)}, optimizer, start)
+    shift = np.float32([0.5, -0.5])
+    return Objective("contest", init, contest, frozen={"shift": shift}, rival=rival)
+
+
+def test_a_rival_joins_in_at_its_start(tmp_path):
+    objective = rivalled()
+    config = replace(CONFIG, steps=6, log_every=1, save_every=6)
+    fitted = fit(objective, batches(), config, tmp_path, seed=0)
+    assert ["theirs" in row for row in fitted.curve] == [False] * 3 + [True] * 3
+    assert ["judge_rate" in row for row in fitted.curve] == [False] * 3 + [True] * 3
+    # Its schedule spans what is left of the run: from the peak to a tenth.
+    np.testing.assert_allclose(fitted.curve[3]["judge_rate"], 0.02)
+    assert set(fitted.params) == {"kernel", "bias"}
+
+
+def test_an_interruption_on_either_side_of_the_start_changes_nothing(tmp_path):
+    config = replace(CONFIG, steps=8, log_every=1, save_every=2)
+    whole = fit(rivalled(), batches(), config, tmp_path / "whole", seed=0)
+    for stop in (3, 7):
+        with pytest.raises(Interrupted):
+            fit(rivalled(), batches(stop=stop), config, tmp_path / "parts", seed=0)
+    resumed = fit(rivalled(), batches(), config, tmp_path / "parts", seed=0)
+    assert same(resumed.params, whole.params) and resumed.curve == whole.curve
+
+
+def test_model_and_rival_are_clipped_each_by_its_own_norm():
+    """A tenth of the clipped gradient is Adam's first moment; the rival's gradient is huge."""
+    config = TrainConfig(optimizer=OptimizerConfig(clip=1.0), batch=4)
+    objective = rivalled(start=0.0, clip=1.0)
+    state = initial_state(objective, config, jax.random.key(0))
+    batch = {k: 1000 * v for k, v in batches()[0].items() if k != "bad"}
+    frozen, key = objective.frozen, jax.random.key(0)
+    new, metrics = jax.jit(lambda s: train_step(objective, config, s, frozen, batch, key, 10))(
+        state
+    )
+    assert metrics["grad_norm"] > 1 and metrics["judge_grad_norm"] > 1
+    for name in ("model", "rival"):
+        moment = optax.tree.get(new[name]["opt"], "mu")
+        np.testing.assert_allclose(optax.tree.norm(moment), 0.1, rtol=1e-4)
+
+
+def test_a_waiting_rival_is_left_as_it_is():
+    config, objective = TrainConfig(), rivalled()
+    state = initial_state(objective, config, jax.random.key(0))
+    assert set(learning(objective, state, 0.49)) == {"step", "model"}
+    assert set(learning(objective, state, 0.5)) == {"step", "model", "rival"}
+
+
+def test_a_gradient_of_parts_is_that_of_the_whole():
+    params = init(jax.random.key(0))
+    batch = {k: np.repeat(v, 2, axis=0) for k, v in batches()[0].items() if k != "bad"}
+    batch["x"] = batch["x"] + np.arange(8, dtype=np.float32)[:, None]
+
+    def loss(params, batch, key):
+        error = jnp.mean(jnp.square(batch["x"] @ params["kernel"] - batch["y"]))
+        return error, {"error": error}
+
+    key = jax.random.key(0)
+    run = jax.jit(mean_gradient, static_argnums=(0, 4))
+    whole, parts = (run(loss, params, batch, key, count) for count in (1, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), parts, whole)

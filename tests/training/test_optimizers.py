@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from llasa_jax.config import OptimizerConfig
+from llasa_jax.config import CodecRun, OptimizerConfig, load_config
 from llasa_jax.training.optimizers import (
     hidden_matrices,
     is_matrix,
@@ -73,7 +73,18 @@ def test_hold_and_decay_holds():
     np.testing.assert_allclose(found[-1], 0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_x_codec2s_schedule():
+    """1e-5 + 9e-5 (step / 3000)^2, then linearly from 1e-4 to 2e-5 at step 403,000, then 2e-5."""
+    config = load_config("xcodec2", CodecRun)
+    assert config.gan.optimizer == config.train.optimizer
+    steps = np.array([0, 600, 1500, 3000, 103_000, 203_000, 403_000, 403_001, 650_000])
+    progress = jnp.asarray(steps / config.train.steps, jnp.float32)
+    found = jax.jit(lambda p: learning_rate(config.train.optimizer, p))(progress)
+    expected = [1e-5, 1.36e-5, 3.25e-5, 1e-4, 8e-5, 6e-5, 2e-5, 2e-5, 2e-5]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "linear"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_shares_of_nothing_and_of_all_are_finite(schedule, share):
     found = rates(OptimizerConfig(schedule=schedule, warmup=share, decay=share, final=share))
