@@ -7,6 +7,7 @@ taps of the input, and the output is the sum of a FIR of 6 taps of each. XLA mak
 memory of that; the depthwise convolutions that it replaces are many times slower.
 """
 
+from functools import cache, partial
 from math import pi
 
 import jax
@@ -61,6 +62,24 @@ def _fir(taps: np.ndarray, x: jax.Array, start: int) -> jax.Array:
     return sum(np.float32(tap) * piece for tap, piece in zip(taps, shifted, strict=True))
 
 
+@cache
+def _held_matrices(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Up- and downsampling of `size` samples of which only the first count, for every such count.
+
+    Returns:
+        [size + 1, 2 size, size] and [size + 1, size, 2 size]: before the first sample its value is
+        held, after the last that counts its. Outputs past that are zero.
+    """
+    up, down = np.zeros((size + 1, 2 * size, size)), np.zeros((size + 1, size, 2 * size))
+    for count in range(1, size + 1):
+        for t in range(count):
+            for i, tap in enumerate(TAPS):
+                at = np.clip(t - 3 + (i + 1) // 2, 0, count - 1)
+                up[count, 2 * t + i % 2, at] += 2 * tap
+                down[count, t, np.clip(2 * t - 5 + i, 0, 2 * count - 1)] += tap
+    return np.float32(up), np.float32(down)
+
+
 class SnakeBeta(nnx.Module):
     """x + sin(exp(alpha) x)^2 / (exp(beta) + 1e-9), alias-free; alpha and beta a channel each.
 
@@ -75,39 +94,30 @@ class SnakeBeta(nnx.Module):
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         """x [B, n, C], of which `lengths` [B] samples count -> [B, n, C], in the dtype of x."""
         size = x.shape[1]
-        if size <= 4 * REACH:
-            return self._with_ends(x, lengths)
+        if size <= 2 * REACH:
+            return self._held(x, lengths)
         # Away from an item's ends nothing is held, and the long loops need no conditions. The
         # outputs near them are computed once more, from a few samples, and written over.
-        inner = downsample(*self._bend(*upsample(x.astype(jnp.float32))))
-        valid = jnp.arange(size) < lengths[:, None]
-        y = jnp.pad(inner.astype(x.dtype), ((0, 0), (REACH, REACH), (0, 0)))
-        y = jnp.where(valid[..., None], y, 0)
-        short, start = jnp.minimum(lengths, 2 * REACH), jnp.maximum(lengths - 2 * REACH, 0)
-        first = self._with_ends(x[:, : 2 * REACH], short)[:, :REACH]
+        even, odd = upsample(x.astype(jnp.float32))
+        inner = downsample(self._bend(even), self._bend(odd)).astype(x.dtype)
+        y = jnp.pad(inner, ((0, 0), (REACH, REACH), (0, 0)))
+        y = jnp.where((jnp.arange(size) < lengths[:, None])[..., None], y, 0)
+        few = jnp.minimum(lengths, 2 * REACH)
         cut = jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, 2 * REACH))
-        last = self._with_ends(cut(x, start), short)[:, REACH:]
+        ends = jnp.concatenate([x[:, : 2 * REACH], cut(x, lengths - few)])
+        first, last = jnp.split(self._held(ends, jnp.tile(few, 2)), 2)
         put = jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice_in_dim(row, new, i, 0))
-        return put(y.at[:, :REACH].set(first), last, start + REACH)
+        y = jax.lax.dynamic_update_slice_in_dim(y, first[:, :REACH], 0, 1)
+        return put(y, last[:, REACH:], lengths - few + REACH)
 
-    def _bend(self, *xs: jax.Array) -> list[jax.Array]:
-        """SnakeBeta itself, of float32 arrays."""
+    def _bend(self, x: jax.Array) -> jax.Array:
+        """SnakeBeta itself, of a float32 array."""
         turns = jnp.exp(self.alpha[...].astype(jnp.float32)) / pi
         size = 1 / (jnp.exp(self.beta[...].astype(jnp.float32)) + 1e-9)
-        return [x + size * squared_sine(turns * x) for x in xs]
+        return x + size * squared_sine(turns * x)
 
-    def _with_ends(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
-        """The same, holding the first and the last value: for few samples."""
-        batch, size, channels = x.shape
-        x32 = _held(x.astype(jnp.float32), 3, lengths)
-        doubled = jnp.stack(self._bend(*upsample(x32)), 2).reshape(batch, 2 * size, channels)
-        doubled = _held(doubled, 6, 2 * lengths)
-        y = downsample(doubled[:, ::2], doubled[:, 1::2]).astype(x.dtype)
-        return jnp.where((jnp.arange(size) < lengths[:, None])[..., None], y, 0)
-
-
-def _held(x: jax.Array, width: int, lengths: jax.Array) -> jax.Array:
-    """[B, n, C] -> [B, n + 2 width, C]: before 0 the first value, from `lengths` on the last."""
-    index = jnp.arange(-width, x.shape[1] + width)
-    index = jnp.clip(index, 0, jnp.maximum(lengths - 1, 0)[:, None])
-    return jnp.take_along_axis(x, index[..., None], 1, mode="clip")
+    def _held(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        """The same with the ends held, for few samples: up- and downsampling as matrices."""
+        apply = partial(jnp.einsum, "bij,bjc->bic", precision=jax.lax.Precision.HIGHEST)
+        up, down = (jnp.asarray(table)[lengths] for table in _held_matrices(x.shape[1]))
+        return apply(down, self._bend(apply(up, x.astype(jnp.float32)))).astype(x.dtype)

@@ -28,7 +28,8 @@ class SpectralEncoder(nnx.Module):
 
     def __call__(self, wave: jax.Array, mask: jax.Array) -> jax.Array:
         """wave [B, T * hop], mask [B, T] -> features [B, T, D]."""
-        # A hop of zeros at both ends: the last frame sees the same whether padding follows or not.
+        # Zeros at both ends and past an item's: its last frame sees the same alone and padded.
+        wave = jnp.where(jnp.repeat(mask, self.hop, 1) > 0, wave, 0)
         edged = jnp.pad(wave, ((0, 0), (self.hop, self.hop)))
         mel = log_mel(edged, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
         batch, frames = mask.shape

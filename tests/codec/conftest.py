@@ -19,19 +19,20 @@ from llasa_jax.config import (
 TINY = CodecConfig(
     sample_rate=1600,
     hop=32,
+    output_rate=1600,
     levels=(4, 3, 5),
     spectral=SpectralConfig(
         mel_bins=8, transformer=TransformerConfig(dim=16, ffn=24, layers=2, heads=2)
     ),
     decoder=TransformerConfig(dim=8, ffn=24, layers=2, heads=2),
-    norm_groups=4,
+    norm_groups=2,  # of four channels: of two channels of one frame, a norm leaves the signs
 )
 
 # X-Codec2 in miniature: convolutions on the wave, filter banks through a conformer.
 MINIATURE = replace(
     TINY,
     spectral=None,
-    conv=ConvConfig(channels=4, strides=(2, 4, 4), dim=8),
+    conv=ConvConfig(channels=4, strides=(4, 8), dim=8),
     semantic=SemanticConfig(
         **dict(dim=8, ffn=16, layers=2, heads=2, mel_bins=4, conv_width=5),
         **dict(left=4, right=2, edge=16),
@@ -48,9 +49,11 @@ def random_params(config, seed=0):
         names = [entry.key for entry in path]
         x = rng.normal(size=leaf.shape).astype(np.float32)
         if "project_in" in names:
-            return x * (names[-1] == "kernel")  # large, so that all levels occur
+            return 0.4 * x * (names[-1] == "kernel")  # so that all levels occur
         if names[-1] == "kernel":
             return x / np.sqrt(np.prod(leaf.shape["layers" in names : -1]))
+        if names[-1] == "bias":
+            return 0.1 * x
         return 0.3 * x + (names[-1] in ("scale", "gain"))
 
     return jax.tree_util.tree_map_with_path(fill, template)
@@ -65,7 +68,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def miniature():
     """(configuration, parameters)."""
-    return MINIATURE, random_params(MINIATURE)
+    return MINIATURE, random_params(MINIATURE, 6)
 
 
 @pytest.fixture(scope="session")

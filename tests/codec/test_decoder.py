@@ -14,9 +14,7 @@ WINDOW, FRAMES = 2, 44
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "causal"])
 def made(request, tiny, fill):
     """A decoder alone, at half as high a rate again: configuration, definition, parameters."""
-    # Groups of four channels: over two of one frame, a norm gives signs and no gradient.
-    shape = dict(window=WINDOW, output_rate=2400, norm_groups=2)
-    config = replace(tiny[0], causal=request.param, **shape)
+    config = replace(tiny[0], causal=request.param, window=WINDOW, output_rate=2400)
     graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     return config, graphdef, fill(config)["decoder"]
 
