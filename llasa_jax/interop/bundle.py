@@ -37,6 +37,7 @@ def save_part(folder: Path, name: str, config: Any, params: dict, about: dict | 
         # safetensors writes a transposed view as if it were not one.
         tensors = jax.tree.map(lambda leaf: np.asarray(leaf, order="C"), jax.device_get(params))
         save_file(flatten(tensors), temporary, metadata)
+        os.chmod(temporary, 0o644)  # safetensors makes it private
         os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {folder / name}.safetensors: {error}") from error
