@@ -123,5 +123,7 @@ def compile_program(traced: jax.stages.Traced) -> Compiled:
 
 
 def toolchain() -> dict[str, str]:
-    """Versions of what compiles."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    """Versions of what compiles, and its optimization level if one is set (jax's own setting)."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    level = jax.config.jax_optimization_level
+    return versions if level == "UNKNOWN" else versions | {"optimization": level}
