@@ -180,9 +180,8 @@ def read(text):
 def test_reviewed_plans(path):
     text = path.read_text()
     lines = read(text)
-    assert re.fullmatch(
-        r"jax [\d.]+, jaxlib [\d.]+, libtpu [\d.]+(, optimization O\d)?", lines["toolchain"]
-    )
+    versions = r"jax [\d.]+, jaxlib [\d.]+, libtpu [\d.]+(, optimization O\d)?"
+    assert re.fullmatch(versions, lines["toolchain"])
     config, program, _ = planned(lines["command"])
     load_config(config, PROGRAMS[program][0])
     used, has = map(float, re.match(r"yes: ([\d.]+) of ([\d.]+) GB", lines["fits"]).groups())
