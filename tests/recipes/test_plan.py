@@ -117,6 +117,8 @@ def test_what_does_not_fit_is_a_plan_too(config, monkeypatch):
 
 
 @needs_libtpu
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_whole_codec_step_on_four_chips(config):
     found = plan(config(CODEC), "codec", "v5e:2x2")
     assert found["fits"] and found["chips"] == 4 and found["mesh"] == {"fsdp": 4}
@@ -201,7 +203,7 @@ def planned(command):
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_reviewed_plans_are_what_compiles_now(path, capsys):
     made_by = read(path.read_text())["toolchain"]
