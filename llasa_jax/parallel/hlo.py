@@ -23,8 +23,8 @@ COLLECTIVES = (
 _CROSSING = "xla_megascale_target"  # how libtpu marks a transfer between slices
 # Instructions that move no data themselves: names for it, or calls whose bodies are counted.
 STILL = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
-    "opt-barrier partition-id replica-id iota async-start async-update async-done recv".split()
+    "parameter constant tuple get-tuple-element bitcast while conditional call call-start "
+    "after-all opt-barrier partition-id replica-id iota async-start async-update recv".split()
 )
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
 _CALLS = re.compile(
@@ -151,7 +151,8 @@ class Module:
         for instruction in self.computations[name]:
             trips = self._trips(instruction) if instruction.opcode == "while" else 1
             for how, called in instruction.calls():
-                if instruction.opcode == "fusion" or how == "to_apply" != instruction.opcode:
+                called_alone = instruction.opcode in ("call", "call-start")
+                if instruction.opcode == "fusion" or (how == "to_apply" and not called_alone):
                     self.fused.add(called)
                 inside = in_loop or instruction.opcode == "while"
                 self._visit(called, times * trips, inside)

@@ -155,6 +155,7 @@ def test_nested_loops_multiply():
     (permute,) = Module.parse(text).collectives()
     assert permute.times == 2 + 2 * 7 and permute.in_loop
     assert (permute.kind, permute.bytes, permute.sent) == ("collective-permute", 16, 16)
+    assert Module.parse(text).traffic() == 16 * (16 + 16)  # also what is called is read and written
 
 
 def test_traffic_counts_what_is_read_and_written_in_main_memory():
