@@ -160,9 +160,9 @@ class CodecConfig:
         if self.conv is not None:
             stride = math.prod(self.conv.strides)
             require(stride == self.hop, f"codec.conv.strides: multiply to {stride}, not {self.hop}")
+        require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
         whole = self.hop * self.output_rate % self.sample_rate == 0 and self.output_hop % 2 == 0
         require(whole, f"codec.output_rate: {self.output_rate} gives no even number a hop")
-        require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
         parts = {"decoder": self.decoder}
         if self.spectral is not None:
             parts["spectral.transformer"] = self.spectral.transformer

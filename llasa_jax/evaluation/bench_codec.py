@@ -58,8 +58,9 @@ def bench_codec(size: Size, seconds: float, batch: int, runs: int, seed: int) ->
     frames = round(seconds * config.frame_rate)
     if not 1 <= frames <= 60 * config.frame_rate or min(batch, runs) < 1:
         raise UserError("bench codec: 0.02 to 60 seconds, at least one wave and one run")
+    peer = Peer(config)
     graphdef, params = nn.split(Codec(config, rngs=nnx.Rngs(seed)))
-    peer = Peer(config, params)
+    peer.load(params)
     rng = np.random.default_rng(seed)
     loudness = np.repeat(10 ** rng.uniform(-3, -1, (batch, frames)), config.hop, 1)
     wave = np.float32(loudness * rng.normal(size=loudness.shape))
@@ -109,9 +110,9 @@ def lines(found: dict[str, Any]) -> str:
 
 
 class Peer:
-    """transformers' Xcodec2Model with our parameters, on the GPU where jax uses one."""
+    """transformers' Xcodec2Model, on the GPU where jax uses one."""
 
-    def __init__(self, config: CodecConfig, params: dict):
+    def __init__(self, config: CodecConfig):
         try:
             import torch
             import transformers
@@ -121,7 +122,7 @@ class Peer:
                 f"bench codec compares with transformers 5.23 or later ({error}); "
                 "pip install 'llasa-jax[parity]'"
             ) from error
-        self.torch, self.config = torch, config
+        self.torch, self.config, self.kind = torch, config, Xcodec2Model
         self.about = {
             "name": "transformers Xcodec2Model",
             "version": transformers.__version__,
@@ -129,9 +130,12 @@ class Peer:
             "threads": torch.get_num_threads(),
         }
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+    def load(self, params: dict) -> None:
+        """Takes the parameters of `Codec(config)`, through their own layout."""
         with TemporaryDirectory() as folder:
-            export_codec(Path(folder), "transformers", config, params)
-            self.model = Xcodec2Model.from_pretrained(folder).eval().to(self.device)
+            export_codec(Path(folder), "transformers", self.config, params)
+            self.model = self.kind.from_pretrained(folder).eval().to(self.device)
 
     def encoder(self, wave: np.ndarray, mask: np.ndarray) -> Callable[[], np.ndarray]:
         """() -> codes [B, T] of wave [B, T * hop]."""
@@ -182,10 +186,10 @@ def decode_flops(config: CodecConfig, frames: int) -> float:
     """Of the products of one wave's decoder."""
     dim = config.decoder.dim
     convolutions = 2 * (7 + 8 * 3) * dim**2
-    around = 2 * config.fused_dim * (len(config.levels) + dim) + 2 * dim * (
-        4 * config.output_hop + 2
-    )
-    return frames * (convolutions + around) + transformer_flops(config.decoder, frames, frames)
+    before = 2 * config.fused_dim * (len(config.levels) + dim)
+    head = 2 * dim * (4 * config.output_hop + 2)
+    layers = transformer_flops(config.decoder, frames, frames)
+    return frames * (convolutions + before + head) + layers
 
 
 def _matmul_rate() -> float:

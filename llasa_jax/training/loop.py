@@ -199,23 +199,26 @@ def abstract_state(objective: Objective, config: TrainConfig, mesh: Mesh) -> tup
         axes = {name: axes[name] for name in params}
         return jax.tree.map(_shaped, params, shardings(mesh, Rules(), axes, params))
 
-    def learner(part: dict, axes: dict | None, config: OptimizerConfig) -> dict:
+    def learner(part: dict, axes: dict | None) -> dict:
         params = placed(part["params"], axes)
-        opt = optax.tree_utils.tree_map_params(
-            make_optimizer(config),
-            lambda leaf, param: _shaped(leaf, param.sharding),
-            part["opt"],
-            params,
-            transform_non_params=lambda leaf: _shaped(leaf, _everywhere(mesh)),
-        )
+        known = dict(jax.tree_util.tree_leaves_with_path(params))
+
+        def beside(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+            # A moment's path ends with its parameter's.
+            ends = (known.get(path[i:]) for i in range(len(path)))
+            param = next((found for found in ends if found is not None), None)
+            same = param is not None and param.shape == leaf.shape
+            return _shaped(leaf, param.sharding if same else _everywhere(mesh))
+
+        opt = jax.tree_util.tree_map_with_path(beside, part["opt"])
         return {"params": params, "opt": opt}
 
     key, rival = jax.eval_shape(lambda: jax.random.key(0)), objective.rival
     shapes = jax.eval_shape(partial(initial_state, objective, config), key)
     state = {"step": _shaped(shapes["step"], _everywhere(mesh))}
-    state["model"] = learner(shapes["model"], objective.axes, config.optimizer)
+    state["model"] = learner(shapes["model"], objective.axes)
     if rival is not None:
-        state["rival"] = learner(shapes["rival"], rival.axes, rival.optimizer)
+        state["rival"] = learner(shapes["rival"], rival.axes)
     if config.ema:
         state["ema"] = state["model"]["params"]
     return state, placed(objective.frozen, objective.axes)

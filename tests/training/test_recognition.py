@@ -89,4 +89,6 @@ def test_a_speaker_encoder_learns_to_tell_voices_apart(store, tmp_path):
     batches = speaker_crops(store, range(40), run.crop_seconds, 8, 0, speakers)
     fitted = fit(speaker_objective(run, speakers), batches, run.train, tmp_path, seed=0)
     assert set(fitted.params) == {"encoder", "classes"}
-    assert speaker_validation(run, store, range(40, 48), speakers)(fitted.params)["accuracy"] > 0.9
+    assert (
+        speaker_validation(run, store, range(40, 48), speakers)(fitted.params, 0)["accuracy"] > 0.9
+    )
