@@ -3,8 +3,10 @@
     llasa data prepare nano --out runs/nano/corpus
     llasa codec train nano_codec --store runs/nano/corpus --out runs/nano
 
-16 kHz, one FSQ code of 4^8 = 65,536 every 320 samples: 800 bit/s. Why so stands in
-docs/nano-codec.md, with numbers.
+16 kHz, one FSQ code of 4^8 = 65,536 every 320 samples: 800 bit/s. 10.9 M parameters, steps of 16
+crops of 1.28 s, 6.7e10 FLOPs in the model each. Expected: 1,706 steps (67 minutes of a busy 2-core
+machine) gave PESQ-WB 1.56 and STOI 0.849 on recorded voices that it was never trained on. Why so
+stands in docs/nano-codec.md, with numbers.
 """
 
 from llasa_jax.config import (
