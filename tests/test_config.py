@@ -25,11 +25,7 @@ from llasa_jax.config import (
 )
 from llasa_jax.errors import UserError
 
-KINDS = [
-    kind
-    for kind in vars(module).values()
-    if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
-]
+KINDS = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)]
 SCALARS = {
     int: st.integers(1, 64),
     bool: st.booleans(),

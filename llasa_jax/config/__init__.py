@@ -1,0 +1,76 @@
+"""Every setting of the project: frozen dataclasses, checked when they are made.
+
+A named run is a Python file in `configs/` with a `get_config()`; `load_config` reads it by name or
+path and applies `--set path=value` overrides. An unknown key, a wrong type or a value out of range
+is a `UserError` that names the setting.
+"""
+
+from llasa_jax.config.codec import (
+    CodecConfig,
+    ConvConfig,
+    DiscriminatorConfig,
+    SemanticConfig,
+    SpectralConfig,
+    TransformerConfig,
+)
+from llasa_jax.config.lm import (
+    DecoderConfig,
+    RopeScaling,
+)
+from llasa_jax.config.loading import (
+    config_folder,
+    config_hash,
+    from_dict,
+    load_config,
+    override,
+    to_dict,
+)
+from llasa_jax.config.runs import (
+    CodecRun,
+    DecoderRun,
+    GanConfig,
+    RecogniserRun,
+    SpeakerRun,
+)
+from llasa_jax.config.search import (
+    GuardConfig,
+    SamplerConfig,
+)
+from llasa_jax.config.training import (
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from llasa_jax.config.verifiers import (
+    RecogniserConfig,
+    SpeakerConfig,
+)
+
+__all__ = [
+    "CodecConfig",
+    "CodecRun",
+    "ConvConfig",
+    "DecoderConfig",
+    "DecoderRun",
+    "DiscriminatorConfig",
+    "GanConfig",
+    "GuardConfig",
+    "MeshConfig",
+    "OptimizerConfig",
+    "RecogniserConfig",
+    "RecogniserRun",
+    "RopeScaling",
+    "SamplerConfig",
+    "SemanticConfig",
+    "SpeakerConfig",
+    "SpeakerRun",
+    "SpectralConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "config_folder",
+    "config_hash",
+    "from_dict",
+    "load_config",
+    "override",
+    "to_dict",
+]

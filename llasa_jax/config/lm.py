@@ -1,0 +1,60 @@
+"""Settings of the Llama decoder."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llasa_jax.config.checks import require
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """The llama3 rule for positions past the original context (Llama 3.1 and 3.2)."""
+
+    factor: float = 32.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A Llama decoder over text and speech ids.
+
+    `text_vocab` counts the text tokenizer's ids with its own special tokens; the 8 tags and the
+    `codes` speech ids follow it, as in the released models (128256 + 8 + 65536 = 193800).
+    """
+
+    dim: int = 256
+    ffn: int = 768
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    text_vocab: int = 128256
+    codes: int = 65536
+    rope_theta: float = 500000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied_embeddings: bool = True
+    vocab_multiple: int = 256
+    attention: Literal["reference", "splash", "cudnn"] = "reference"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "full", "dots"] = "none"
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        sizes = (self.dim, self.ffn, self.layers, self.heads, self.kv_heads, self.head_dim)
+        sizes += (self.text_vocab, self.codes, self.vocab_multiple)
+        require(min(sizes) > 0, "lm: sizes must be positive")
+        ok = self.heads % self.kv_heads == 0
+        require(ok, f"lm.kv_heads: {self.heads} heads do not divide by {self.kv_heads}")
+        require(self.head_dim % 2 == 0, f"lm.head_dim: {self.head_dim} must be even for RoPE")
+
+    @property
+    def vocab(self) -> int:
+        return self.text_vocab + 8 + self.codes
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding table: padded for the hardware, never exported."""
+        return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple

@@ -1,0 +1,96 @@
+"""What a file in `configs/` gives: a model, how it is trained, and its data."""
+
+from dataclasses import dataclass
+
+from llasa_jax.config.checks import require
+from llasa_jax.config.codec import CodecConfig, DiscriminatorConfig
+from llasa_jax.config.lm import DecoderConfig
+from llasa_jax.config.training import OptimizerConfig, TrainConfig
+from llasa_jax.config.verifiers import RecogniserConfig, SpeakerConfig
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Adversarial training: discriminators, their optimizer, their weights in the codec's loss.
+
+    They join in after the share `start` of the run, and their learning rate spans what is left.
+    """
+
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    start: float = 0.0
+    adversarial_weight: float = 1.0
+    feature_weight: float = 1.0
+
+    def __post_init__(self):
+        require(0 <= self.start < 1, "gan.start: a share of the run, below 1")
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """`llasa codec train`: the codec, its crops and its losses.
+
+    Weights are those of the losses in `codec.losses` and of `codec.loudness`, which imitates what
+    PESQ measures; a loss of weight 0 costs nothing.
+    `semantic_weight` and `perceptual_weight` only matter to a codec with a semantic branch, whose
+    frozen model comes from the model folder `semantic_model`.
+
+    `recorded_share` of the crops are recorded speech, the rest synthetic; within them, a language
+    is drawn by its seconds to the power `language_power` (0: all alike). Each crop is played at a
+    speed drawn from 1 / `speed` to `speed`.
+    """
+
+    codec: CodecConfig = CodecConfig()
+    train: TrainConfig = TrainConfig()
+    crop_seconds: float = 2.0
+    recorded_share: float = 0.4
+    language_power: float = 0.0
+    speed: float = 1.0
+    mel_weight: float = 1.0
+    spread_weight: float = 1.0
+    semantic_weight: float = 5.0
+    perceptual_weight: float = 0.0
+    loudness_weight: float = 0.0
+    mel_floor: float = 1e-5
+    semantic_model: str = ""
+    gan: GanConfig | None = None
+
+    def __post_init__(self):
+        samples, hop = round(self.crop_seconds * self.codec.sample_rate), self.codec.hop
+        whole = samples > 0 and samples % hop == 0
+        require(whole, f"crop_seconds: {self.crop_seconds} s is no whole number of {hop} samples")
+        require(0 <= self.recorded_share <= 1, "recorded_share: a share from 0 to 1")
+        require(0 <= self.language_power <= 1, "language_power: from 0 to 1")
+        require(1 <= self.speed <= 2, "speed: from 1 to 2")
+        ok = self.perceptual_weight == 0 or self.codec.semantic is not None
+        require(ok, "perceptual_weight: needs codec.semantic, whose model's features it compares")
+        ok = self.perceptual_weight == 0 or self.codec.output_rate == self.codec.sample_rate
+        require(ok, "perceptual_weight: needs codec.output_rate to be codec.sample_rate")
+
+
+@dataclass(frozen=True)
+class DecoderRun:
+    """`llasa train`: the language model and its packed rows."""
+
+    lm: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    row: int = 512
+    loss_chunk: int = 128
+
+
+@dataclass(frozen=True)
+class RecogniserRun:
+    """Training of a CTC recogniser on waves with text."""
+
+    recogniser: RecogniserConfig = RecogniserConfig()
+    train: TrainConfig = TrainConfig()
+    max_seconds: float = 8.0
+
+
+@dataclass(frozen=True)
+class SpeakerRun:
+    """Training of the speaker encoder on waves with speaker names."""
+
+    speaker: SpeakerConfig = SpeakerConfig()
+    train: TrainConfig = TrainConfig()
+    crop_seconds: float = 1.6

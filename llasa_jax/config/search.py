@@ -1,0 +1,35 @@
+"""Settings of drawing and refusing takes."""
+
+from dataclasses import dataclass
+
+from llasa_jax.config.checks import require
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How one candidate is drawn: X-Codec2 models are sampled at 0.8 with the top 50."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        require(self.temperature > 0, "sampler.temperature: must be positive")
+        require(self.top_k >= 0, "sampler.top_k: 0 (off) or a positive number")
+        require(0 < self.top_p <= 1, "sampler.top_p: in (0, 1]")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What a take must satisfy; lengths in codes for a character of text.
+
+    `min_codes`, `max_codes`: bounds on codes per character; 2 at 50 codes a second are the 25
+    characters a second that nobody exceeds. `slack_codes` are added to the upper bound.
+    `loop_codes`: a run of that many equal codes (or short cycles) is a loop.
+    """
+
+    min_codes: float = 2.0
+    max_codes: float = 8.0
+    slack_codes: int = 25
+    loop_codes: int = 50
+    silence_db: float = -50.0
