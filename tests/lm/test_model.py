@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderConfig, RopeScaling
+from llasa_jax.config import DecoderConfig, DecoderRun, RopeScaling, load_config
 from llasa_jax.lm.model import MASKED, Decoder, rope_frequencies
 
 CONFIG = DecoderConfig(
@@ -100,19 +100,13 @@ def test_every_parameter_names_its_axes():
 
 
 @pytest.mark.parametrize(
-    "changes, millions",
-    [
-        (dict(dim=2048, ffn=8192, layers=16, heads=32, kv_heads=8, head_dim=64), 1370.0),
-        (dict(dim=3072, ffn=8192, layers=28, heads=24, kv_heads=8, head_dim=128), 3414.1),
-        (
-            dict(dim=4096, ffn=14336, layers=32, heads=32, kv_heads=8, head_dim=128)
-            | dict(tied_embeddings=False),
-            8567.2,
-        ),
-    ],
+    "name, millions", [("llasa_1b", 1370.0), ("llasa_3b", 3414.1), ("llasa_8b", 8567.2)]
 )
-def test_parameters_of_the_released_sizes(changes, millions):
-    config = DecoderConfig(**changes)
+def test_parameters_of_the_released_sizes(name, millions):
+    run = load_config(name, DecoderRun)
+    config = run.lm
+    assert (config.vocab, config.padded_vocab) == (193_800, 194_048)
+    assert (run.train.steps, run.train.batch * run.row) == (73_807, 2**21)
     _, params = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     padding = (config.padded_vocab - config.vocab) * config.dim
     padding *= 1 if config.tied_embeddings else 2
