@@ -189,6 +189,14 @@ def _data(commands) -> None:
     part.add_argument("--model", type=Path, required=True, help="folder with the codec")
     part.add_argument("--out", type=Path, required=True, help="folder for the token rows")
     part.add_argument("--row", type=int, default=512, help="positions of a row (512)")
+    help = (
+        "a Hugging Face tokenizer.json or its folder, to which the speech ids are added (default: "
+    )
+    help += "the model's, else bytes)"
+    part.add_argument("--tokenizer", type=Path, default=None, help=help)
+    help = "speech from text, text from speech, or an example of each (generation)"
+    choices = ("generation", "understanding", "both")
+    part.add_argument("--direction", choices=choices, default="generation", help=help)
 
 
 def _run_prepare(options) -> None:
@@ -208,7 +216,15 @@ def _run_tokens(options) -> None:
     store, model = WaveStore.open(options.store), model_folder(options.model)
     indices = store.select(with_text=True)
     encoded = encode_store(store, indices, model, options.out / "codes.jsonl")
-    prepare_tokens(encoded, model, options.out, options.row)
+    both = ("generation", "understanding")
+    prepare_tokens(
+        encoded,
+        model,
+        options.out,
+        options.row,
+        tokenizer=options.tokenizer,
+        directions=both if options.direction == "both" else (options.direction,),
+    )
 
 
 def _train(commands) -> None:

@@ -33,7 +33,7 @@ def packed_batches(
         UserError: if the batch does not divide by the processes.
     """
     rows = grain.MapDataset.source(shards).seed(seed).shuffle().repeat()
-    return _blocks(rows, shards.row, batch, process, processes)
+    return _blocks(rows, shards, batch, process, processes)
 
 
 def ordered_batches(
@@ -47,11 +47,11 @@ def ordered_batches(
     count = len(shards)
     filled = grain.MapDataset.range(-(-count // batch) * batch)
     rows = filled.map(lambda index: shards[index] if index < count else _EMPTY)
-    return _blocks(rows, shards.row, batch, process, processes)
+    return _blocks(rows, shards, batch, process, processes)
 
 
 def _blocks(
-    rows: grain.MapDataset, row: int, batch: int, process: int, processes: int
+    rows: grain.MapDataset, shards: TokenShards, batch: int, process: int, processes: int
 ) -> grain.MapDataset:
     """Batches of `batch` / `processes` rows, of which this process takes every `processes`-th."""
     if batch < 1 or batch % processes:
@@ -59,9 +59,19 @@ def _blocks(
     blocks = rows.batch(
         batch // processes,
         drop_remainder=True,
-        batch_fn=lambda records: collate([decode_row(record) for record in records], row),
+        batch_fn=lambda records: collate([_row(record, shards) for record in records], shards.row),
     )
     return blocks if processes == 1 else blocks[process::processes]
+
+
+def _row(record: bytes, shards: TokenShards) -> Row:
+    """The row of a record, whose ids must be those that the manifest promises."""
+    row = decode_row(record)
+    largest = shards.manifest["largest"]
+    wrong = row.ids[(row.ids < 0) | (row.ids > largest)]
+    if wrong.size:  # an embedding table would take its last row for it, in silence
+        raise UserError(f"{shards.folder}: id {wrong[0]} is not in 0..{largest}; prepare it again")
+    return row
 
 
 def collate(rows: Sequence[Row], size: int) -> Batch:

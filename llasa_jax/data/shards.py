@@ -22,7 +22,7 @@ from llasa_jax.console import log
 from llasa_jax.data.packing import pack
 from llasa_jax.errors import UserError
 
-VERSION = 1
+VERSION = 2
 ROWS_PER_SHARD = 8192  # 64 MiB of ids at 2,048 a row
 TOO_LONG = "longer than a row"
 _WORD = np.dtype("<u4")
@@ -110,6 +110,7 @@ def write_shards(
                 "rows": len(packing.rows),
                 "examples": sum(map(len, packing.rows)),
                 "ids": sum(len(chosen[i][0]) for group in packing.rows for i in group),
+                "largest": max(int(chosen[i][0].max()) for group in packing.rows for i in group),
                 "learned": sum(int(chosen[i][1].sum()) for group in packing.rows for i in group),
                 "used": packing.used,
                 "rejects": {TOO_LONG: len(packing.rejected)} if packing.rejected else {},
@@ -169,16 +170,22 @@ class TokenShards:
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, codec: str | None = None, vocabulary: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        codec: str | None = None,
+        vocabulary: str | None = None,
+        ids: int | None = None,
     ) -> Self:
         """Open the shards in `folder`.
 
         Args:
             codec, vocabulary: hashes that the caller goes on with; None takes any.
+            ids: how many the caller's vocabulary has.
 
         Raises:
-            UserError: there are none, a shard is missing or torn (it is named), or they were made
-                with another codec, vocabulary or version.
+            UserError: there are none, a shard is missing or torn (it is named), they were made
+                with another codec, vocabulary or version, or an id is out of the vocabulary.
         """
         folder = Path(folder)
         path = folder / "manifest.json"
@@ -191,6 +198,7 @@ class TokenShards:
             made_with = {"codec": manifest["codec"], "vocabulary": manifest["vocabulary"]}
             sizes = {shard["name"]: shard["bytes"] for shard in manifest["shards"]}
             shards = cls(folder, manifest)
+            largest = int(manifest["largest"])
             if len(shards) != manifest["rows"] or any(Path(n).name != n for n in sizes):
                 raise ValueError("its parts do not add up")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -201,6 +209,11 @@ class TokenShards:
                     f"token shards in {folder}: made with {name} {made_with[name]}, this run has "
                     f"{hash}; prepare the data again"
                 )
+        if ids is not None and largest >= ids:
+            raise UserError(
+                f"token shards in {folder}: id {largest} is out of the vocabulary of {ids} ids; "
+                "prepare the data again"
+            )
         for name, size in sizes.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise UserError(f"shard {folder / name} is missing or torn; prepare the data again")

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -29,17 +30,33 @@ TAGS = tuple(
 BEGIN, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 HEADER, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
 
-# Llama-3's template writes the current day; ours is fixed, so that a prompt never changes.
+# Llama-3's template writes the current day, or this one where it knows none: ours never changes.
 SYSTEM = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 INSTRUCTION = "Convert the text to speech:"
+TRANSCRIBE = "Convert the speech to text:"
 
-# The exact sequence of the paper's training code: BEFORE, text, BETWEEN, codes, AFTER.
-BEFORE = (
-    f"{BEGIN}{HEADER}system{HEADER_END}\n\n{SYSTEM}{EOT}"
-    f"{HEADER}user{HEADER_END}\n\n{INSTRUCTION}{TAGS[2]}"
-)
-BETWEEN = f"{TAGS[3]}{EOT}{HEADER}assistant{HEADER_END}\n\n{TAGS[4]}"
-AFTER = f"{TAGS[5]}{EOT}"
+Direction = Literal["generation", "understanding"]
+
+
+def _frame(instruction: str, given: str, made: str) -> tuple[str, str, str]:
+    """What stands before, between and after the two parts, each between START and END of its tag.
+
+    The exact chat of the paper's training code, which is Llama-3's template.
+    """
+    return (
+        f"{BEGIN}{HEADER}system{HEADER_END}\n\n{SYSTEM}{EOT}"
+        f"{HEADER}user{HEADER_END}\n\n{instruction}<|{given}_START|>",
+        f"<|{given}_END|>{EOT}{HEADER}assistant{HEADER_END}\n\n<|{made}_START|>",
+        f"<|{made}_END|>{EOT}",
+    )
+
+
+# Text, then speech; or speech, then text. Of the latter the paper tells only the order: the
+# instruction is ours, the tags are those whose names say it.
+FRAMES: dict[Direction, tuple[str, str, str]] = {
+    "generation": _frame(INSTRUCTION, "TEXT_UNDERSTANDING", "SPEECH_GENERATION"),
+    "understanding": _frame(TRANSCRIBE, "SPEECH_UNDERSTANDING", "TEXT_GENERATION"),
+}
 
 
 class Vocabulary:
@@ -51,6 +68,8 @@ class Vocabulary:
         size: all ids.
         speech_start: <|SPEECH_GENERATION_START|>, the last id before the codes.
         speech_end: <|SPEECH_GENERATION_END|>, which ends an utterance.
+        text_end: <|TEXT_GENERATION_END|>, which ends a transcript.
+        eot: <|eot_id|>, which ends a turn and which the paper's training hides from attention.
         first_code: id of code 0.
     """
 
@@ -79,10 +98,14 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.speech_start = first + TAGS.index("<|SPEECH_GENERATION_START|>")
         self.speech_end = first + TAGS.index("<|SPEECH_GENERATION_END|>")
+        self.text_end = first + TAGS.index("<|TEXT_GENERATION_END|>")
+        self.eot = tokenizer.token_to_id(EOT)
         self._text = _without_added_tokens(tokenizer)
-        pieces = (BEFORE, BETWEEN, AFTER)
-        encoded = (tokenizer.encode(piece, add_special_tokens=False).ids for piece in pieces)
-        self._before, self._between, self._after = (np.array(ids, np.int32) for ids in encoded)
+        encode = lambda piece: tokenizer.encode(piece, add_special_tokens=False).ids  # noqa: E731
+        self._frames = {
+            direction: [np.array(encode(piece), np.int32) for piece in pieces]
+            for direction, pieces in FRAMES.items()
+        }
 
     @classmethod
     def extend(cls, tokenizer: Tokenizer, codes: int) -> "Vocabulary":
@@ -94,20 +117,29 @@ class Vocabulary:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Vocabulary":
-        """Reads `tokenizer.json` of a folder.
+    def load(cls, path: str | Path, codes: int | None = None) -> "Vocabulary":
+        """Reads a `tokenizer.json`, or that of a folder.
+
+        Args:
+            codes: appends the tags and so many speech ids to a text tokenizer, which has none.
 
         Raises:
             UserError: if it is missing, broken, or lacks or misorders the added tokens.
         """
-        path = Path(folder) / "tokenizer.json"
+        path = Path(path)
+        path = path if path.is_file() else path / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{path}: not found, expected the model's tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise UserError(f"{path}: no readable tokenizer ({error})") from error
-        return cls(tokenizer)
+        try:
+            if codes is not None and tokenizer.token_to_id(TAGS[0]) is None:
+                return cls.extend(tokenizer, codes)
+            return cls(tokenizer)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
         """Writes `tokenizer.json`."""
@@ -160,19 +192,38 @@ class Vocabulary:
         For cloning, `text` is the prompt's text, a blank and the text to be spoken.
         """
         text_ids, codes = self.encode_text(text), self.speech_ids(prompt_codes)
-        return np.concatenate([self._before, text_ids, self._between, codes])
+        before, between, _ = self._frames["generation"]
+        return np.concatenate([before, text_ids, between, codes])
+
+    def transcription_prompt(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Ids int32 [n] up to where the model writes what it hears: ... <|TEXT_GENERATION_START|>.
+
+        Raises:
+            UserError: if there are no codes, or one is out of range.
+        """
+        heard = self.speech_ids(codes)
+        if not len(heard):
+            raise UserError("codes: are none, there is nothing to transcribe")
+        before, between, _ = self._frames["understanding"]
+        return np.concatenate([before, heard, between])
 
     def example(
-        self, text: str, codes: Sequence[int] | np.ndarray
+        self, text: str, codes: Sequence[int] | np.ndarray, direction: Direction = "generation"
     ) -> tuple[np.ndarray, np.ndarray]:
         """A whole training sequence: ids int32 [n] and loss weights float32 [n].
 
-        `weights[i]` is that of predicting `ids[i]`: 1 for START, the codes and END, else 0.
+        `weights[i]` is that of predicting `ids[i]`: 1 for START, the codes and END of generated
+        speech, or for the text and END of a transcript; else 0.
         """
-        prompt = self.prompt(text, codes)
-        ids = np.concatenate([prompt, self._after])
+        if direction == "generation":
+            prompt, made = self.prompt(text), self.speech_ids(codes)
+            first = len(prompt) - 1  # the released models learn START as well
+        else:
+            prompt, made = self.transcription_prompt(codes), self.encode_text(text)
+            first = len(prompt)
+        ids = np.concatenate([prompt, made, self._frames[direction][2]])
         weights = np.zeros(len(ids), np.float32)
-        weights[len(prompt) - len(codes) - 1 : len(prompt) + 1] = 1
+        weights[first : len(prompt) + len(made) + 1] = 1
         return ids, weights
 
 

@@ -6,6 +6,7 @@ Both `llasa quickstart` and the single commands are made of these.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, part_hash, save_part
 from llasa_jax.lm.model import Decoder
-from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
+from llasa_jax.lm.vocabulary import Direction, Vocabulary, nano_vocabulary
 from llasa_jax.training.codec import codec_objective, codec_validation, whole
 from llasa_jax.training.language import language_objective, validation_nats
 from llasa_jax.training.loop import Fitted, fit
@@ -167,28 +168,64 @@ def encode_store(store: WaveStore, indices: list[int], model: Path, path: Path) 
 
 
 def prepare_tokens(
-    encoded: list[Encoded], model: Path, folder: Path, row: int
+    encoded: list[Encoded],
+    model: Path,
+    folder: Path,
+    row: int,
+    *,
+    tokenizer: Path | None = None,
+    directions: Sequence[Direction] = ("generation",),
 ) -> dict[str, TokenShards]:
-    """Packed token rows of each split under `folder`; the vocabulary goes to `model`."""
+    """Packed token rows of each split under `folder`; the vocabulary goes to `model`.
+
+    Args:
+        tokenizer: a Hugging Face `tokenizer.json` or its folder, to which the tags and the codec's
+            speech ids are added; None: the one that `model` has, else the built-in bytes.
+        directions: an utterance gives one example for each.
+
+    Raises:
+        UserError: if `model` has another tokenizer, or the tokenizer does not fit the codec.
+    """
     codec, name = codec_config(model), part_hash(model, "codec")
-    vocabulary = nano_vocabulary(codec.codebook_size)
+    vocabulary = _vocabulary(model, tokenizer, codec.codebook_size)
     vocabulary.save(model)
     shards = {}
     for split in SPLITS:
         chosen = [e for e in encoded if e.utterance.split == split]
-        examples = (vocabulary.example(e.utterance.text, e.codes) for e in chosen)
-        about = describe(chosen, codec.frame_rate)
+        examples = (
+            vocabulary.example(e.utterance.text, e.codes, direction)
+            for e in chosen
+            for direction in directions
+        )
+        about = describe(chosen, codec.frame_rate) | {"directions": list(directions)}
         shards[split] = write_shards(
             folder / split, examples, row=row, codec=name, vocabulary=vocabulary.hash, about=about
         )
     return shards
 
 
+def _vocabulary(model: Path, tokenizer: Path | None, codes: int) -> Vocabulary:
+    """The vocabulary of new token rows, which must be the one that the model folder has."""
+    kept = Vocabulary.load(model) if (model / "tokenizer.json").is_file() else None
+    if tokenizer is None:
+        found = kept or nano_vocabulary(codes)
+    else:
+        found = Vocabulary.load(tokenizer, codes)
+    if kept is not None and kept.hash != found.hash:
+        raise UserError(f"{model}: has another tokenizer; leave out --tokenizer, or take a copy")
+    if found.code_count != codes:
+        where = model if tokenizer is None else tokenizer
+        raise UserError(f"{where}: its tokenizer has {found.code_count} codes, the codec {codes}")
+    return found
+
+
 def open_tokens(folder: Path, model: Path, split: str) -> TokenShards:
     """The rows of one split, refused if another codec or vocabulary made them."""
     vocabulary = Vocabulary.load(model)
     codec = part_hash(model, "codec")
-    return TokenShards.open(folder / split, codec=codec, vocabulary=vocabulary.hash)
+    return TokenShards.open(
+        folder / split, codec=codec, vocabulary=vocabulary.hash, ids=vocabulary.size
+    )
 
 
 def train_language(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llasa_jax.data.pipeline import collate, ordered_batches, packed_batches
-from llasa_jax.data.shards import Row, write_shards
+from llasa_jax.data.shards import Row, TokenShards, write_shards
 from llasa_jax.errors import UserError
 
 SIZE = 48
@@ -116,3 +116,13 @@ def test_a_batch_that_does_not_divide(shards):
 def test_one_row_a_batch_and_far_steps(shards):
     dataset = packed_batches(shards, 1, seed=0)
     assert dataset[10**9]["tokens"].shape == (1, SIZE)
+
+
+def test_an_id_that_the_manifest_does_not_know(shards):
+    largest = shards.manifest["largest"]
+    changed = TokenShards(shards.folder, shards.manifest | {"largest": largest - 1})
+    with pytest.raises(UserError, match=f"id {largest} is not in 0..{largest - 1}"):
+        list(ordered_batches(changed, 4))
+    with pytest.raises(UserError, match=f"id {largest} is out of the vocabulary of {largest}"):
+        TokenShards.open(shards.folder, ids=largest)
+    assert len(TokenShards.open(shards.folder, ids=largest + 1)) == len(shards)

@@ -141,7 +141,7 @@ def test_a_damaged_shard_is_named_when_it_is_read(folder, place):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"version": 7}', '{"version": 1, "shards": []}', "\0"]
+    "text", ["", "{}", "[]", '{"version": 7}', '{"version": 2, "shards": []}', "\0"]
 )
 def test_a_damaged_manifest_is_a_user_error(folder, text):
     (folder / "manifest.json").write_text(text)
