@@ -1,9 +1,11 @@
 """Reading, writing and resampling of waves on the host."""
 
+import io
 import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -34,16 +36,31 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no audio file at {path}; check the path")
-    read = _read_g722 if path.suffix.lower() == ".g722" else _read_soundfile
-    wave, rate = read(path, rate)
+    if path.suffix.lower() == ".g722":
+        wave, rate = _read_g722(path, rate)
+    else:
+        wave, rate = _read_soundfile(path, os.fsencode(path), rate)
     if wave.size == 0:
         raise UserError(f"audio file {path} is empty; record it again or remove it")
     return wave, rate
 
 
-def _read_soundfile(path: Path, rate: int | None) -> tuple[np.ndarray, int]:
+def decode_audio(data: bytes, name: str, rate: int | None = None) -> tuple[np.ndarray, int]:
+    """What `read_audio` gives, of a file's bytes (wav, flac, ogg, mp3, ...) called `name`.
+
+    Raises:
+      UserError: as `read_audio`.
+    """
+    wave, rate = _read_soundfile(Path(name), io.BytesIO(data), rate)
+    if wave.size == 0:
+        raise UserError(f"audio file {name} is empty; record it again or remove it")
+    return wave, rate
+
+
+def _read_soundfile(path: Path, file: bytes | BinaryIO, rate: int | None) -> tuple[np.ndarray, int]:
+    """`file` is what to open: the path, or its contents."""
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with soundfile.SoundFile(file) as file:
             source, channels = file.samplerate, file.channels
             if source not in RATES:
                 raise UserError(f"audio file {path} has {source} Hz; export it at 16 to 48 kHz")
@@ -51,7 +68,8 @@ def _read_soundfile(path: Path, rate: int | None) -> tuple[np.ndarray, int]:
             blocks = file.blocks(max(1, BLOCK // channels), dtype="float32", always_2d=True)
             return _gather(path, blocks, source, rate)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(f"cannot read audio file {path}: {error}; use wav, flac or ogg") from error
+        reason = getattr(error, "error_string", error)  # without the name of a file in memory
+        raise UserError(f"cannot read audio file {path}: {reason}; use wav, flac or ogg") from error
 
 
 def _read_g722(path: Path, rate: int | None) -> tuple[np.ndarray, int]:

@@ -1,7 +1,6 @@
 """Corpora by name, mixtures of them, and corpora out of a folder of one's own recordings."""
 
 import csv
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,13 @@ import numpy as np
 from llasa_jax.audio.io import read_audio
 from llasa_jax.console import log
 from llasa_jax.data.debian import default_cache
+from llasa_jax.data.parquet import ParquetCorpus
 from llasa_jax.data.recordings import COLLECTIONS, AsteriskCorpus, CollectedCorpus, FilletsCorpus
+from llasa_jax.data.store import WaveStore
 from llasa_jax.data.synthetic import FliteCorpus
-from llasa_jax.data.utterance import Corpus, Utterance, split_of
+from llasa_jax.data.tars import TarCorpus
+from llasa_jax.data.tfds import PUBLISHED, TfdsCorpus, named_dataset
+from llasa_jax.data.utterance import Corpus, Utterance, files_version, split_of
 from llasa_jax.errors import UserError
 
 _SINGLE = (
@@ -24,7 +27,7 @@ _SINGLE = (
     *COLLECTIONS,
 )
 MIXTURES = {"nano": _SINGLE}  # all speech that can be reached
-NAMES = (*_SINGLE, *MIXTURES)
+NAMES = (*_SINGLE, *MIXTURES, *PUBLISHED)
 _SUFFIXES = (".wav", ".flac")
 _MAX_TEXT_BYTES = 64 * 1024
 
@@ -35,7 +38,8 @@ def named_corpus(
     """The built-in corpus called `name`, or the one in the folder `name`.
 
     Args:
-      name: one of `NAMES`, or a folder (see `FolderCorpus`).
+      name: one of `NAMES`; or a folder: of recordings (`FolderCorpus`), of WebDataset tars, of
+        Parquet files, of a dataset that TFDS prepared, or a prepared store of waves.
       cache: where downloads go; None is `default_cache`.
       minutes: how much synthetic speech to make.
       seed: which sentences and voices speak it.
@@ -54,9 +58,45 @@ def named_corpus(
     if name in _SINGLE:
         kind, _, language = name.partition("-")
         return {"asterisk": AsteriskCorpus, "fillets": FilletsCorpus}[kind](language, cache)
+    if name in PUBLISHED:
+        return named_dataset(name)
     if Path(name).is_dir():
-        return FolderCorpus(Path(name))
+        return folder_corpus(Path(name))
     raise UserError(f"no corpus {name!r}: give a folder of recordings or one of {', '.join(NAMES)}")
+
+
+def folder_corpus(folder: Path) -> Corpus:
+    """The corpus in a folder, of the kind that its files show."""
+    if (folder / "store.json").is_file():
+        return StoreCorpus(folder)
+    if (folder / "dataset_info.json").is_file():
+        return TfdsCorpus(folder)
+    for suffix, kind in ((".tar", TarCorpus), (".parquet", ParquetCorpus)):
+        if next(folder.rglob(f"*{suffix}"), None) is not None:
+            return kind(folder)
+    return FolderCorpus(folder)
+
+
+class StoreCorpus:
+    """The waves of a prepared store; each utterance keeps its id."""
+
+    rejects = ()
+
+    def __init__(self, folder: Path) -> None:
+        self._store = WaveStore.open(folder)
+        self.name = folder.resolve().name
+        self.version: str = self._store.info["fingerprint"]
+        self._places = {one.id: place for place, one in enumerate(self._store.utterances)}
+
+    def utterances(self) -> list[Utterance]:
+        """Those of the store, in its order."""
+        return self._store.utterances
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave, float32 [samples], and the store's sample rate."""
+        if utterance.id not in self._places:
+            raise UserError(f"{utterance.id} is not in the store {self._store.folder}")
+        return self._store[self._places[utterance.id]][1], self._store.rate
 
 
 class Mixture:
@@ -69,6 +109,10 @@ class Mixture:
     @property
     def version(self) -> str:
         return str([(part.name, part.version) for part in self._parts.values()])
+
+    @property
+    def rejects(self) -> list[tuple[str, str]]:
+        return [reject for part in self._parts.values() for reject in part.rejects]
 
     def utterances(self) -> list[Utterance]:
         """Those of every part, in order."""
@@ -86,6 +130,8 @@ class FolderCorpus:
     it has no text), where the first sub-folder names the speaker; or LJSpeech's layout: a
     ``metadata.csv`` of ``id|text|normalised text`` beside ``wavs/``.
     """
+
+    rejects = ()
 
     def __init__(self, folder: Path, language: str = "en", licence: str = "the user's own") -> None:
         self._folder = folder.resolve()
@@ -161,10 +207,8 @@ class FolderCorpus:
 
     @property
     def version(self) -> str:
-        """Sizes and times of the recordings, so that a repaired one is read again."""
-        stats = [path.stat() for path, _ in self._lines.values() if path.is_file()]
-        text = str([(stat.st_size, stat.st_mtime_ns) for stat in stats])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Sizes and times of the recordings."""
+        return files_version(path for path, _ in self._lines.values())
 
     def _speaker(self, path: Path) -> str:
         parts = path.relative_to(self._folder).parts

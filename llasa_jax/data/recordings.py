@@ -40,6 +40,7 @@ class AsteriskCorpus:
     """Telephone prompts at 16 kHz by one speaker, without text (Creative Commons)."""
 
     version = ""
+    rejects = ()
     SPEAKERS = {"en": "allison", "es": "allison", "fr": "june", "it": "carlo", "ru": "ivrvoice"}
     _ATTRIBUTION = {"it", "ru"}  # the others are under "share alike"
     # No speech in them: tones, monkeys.
@@ -87,6 +88,7 @@ class FilletsCorpus:
     """
 
     version = ""
+    rejects = ()
     _DIALOG = re.compile(
         r'dialogId\(\s*"([\w-]+)",\s*"font_(\w+)"[^\n]*\)\s*'
         r'dialogStr\(\s*"((?:[^"\\]|\\.)*)"\s*\)'
@@ -183,6 +185,7 @@ class CollectedCorpus:
     """The recordings of one of the `COLLECTIONS`, without text."""
 
     version = ""
+    rejects = ()
 
     def __init__(self, name: str, cache: Path) -> None:
         self.name = name

@@ -50,6 +50,7 @@ class FliteCorpus:
 
     name = "quickstart-synthetic"
     version = ""
+    rejects = ()
     licence = "WordNet 3.0 licence (text), CMU flite licence (voices)"
 
     def __init__(self, cache: Path, minutes: float = 60.0, seed: int = 0) -> None:

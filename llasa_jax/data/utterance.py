@@ -1,7 +1,9 @@
 """What a corpus is: utterances with metadata, and a way to read each one's wave."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -44,15 +46,19 @@ class Utterance:
 
 
 class Corpus(Protocol):
-    """A named list of utterances whose waves are read one at a time.
+    """A named list of utterances whose waves are read one at a time, in any order.
+
+    `read` needs no list made before: another process may have listed the utterances.
 
     Attributes:
       name: the first part of every utterance's id.
       version: changes when recordings change behind the same ids.
+      rejects: (place, reason) of what the last `utterances` could not take for an utterance.
     """
 
     name: str
     version: str
+    rejects: Sequence[tuple[str, str]]
 
     def utterances(self) -> list[Utterance]:
         """All utterances, in a fixed order."""
@@ -61,6 +67,13 @@ class Corpus(Protocol):
     def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
         """The wave, float32 [samples], and its sample rate; UserError when it is broken."""
         ...
+
+
+def files_version(paths: Iterable[Path]) -> str:
+    """Changes with the size or time of any of the files, so that repaired ones are read again."""
+    stats = [path.stat() for path in paths if path.is_file()]
+    text = str([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def split_of(id: str, text: str) -> Split:

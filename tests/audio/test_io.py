@@ -148,3 +148,14 @@ def test_reading_does_not_need_heavy_imports():
     code = "import sys, llasa_jax.audio.io; print({'jax', 'librosa', 'av'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_bytes_are_read_as_files_are(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sine(440, 24_000), 24_000, format="MP3")
+    from_file = io.read_audio(tmp_path / "a.mp3", 16_000)
+    wave, rate = io.decode_audio((tmp_path / "a.mp3").read_bytes(), "a.mp3", 16_000)
+    assert rate == from_file[1] == 16_000
+    np.testing.assert_array_equal(wave, from_file[0])
+    for data in (b"", b"RIFF nonsense", (tmp_path / "a.mp3").read_bytes()[:2]):
+        with pytest.raises(UserError, match="shard 7: a"):
+            io.decode_audio(data, "shard 7: a.mp3")

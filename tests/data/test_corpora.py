@@ -1,10 +1,11 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from llasa_jax.audio.io import write_audio
-from llasa_jax.data.corpora import FolderCorpus, named_corpus
+from llasa_jax.data.corpora import FolderCorpus, StoreCorpus, named_corpus
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 
@@ -93,7 +94,7 @@ def test_empty_missing_and_unknown_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no corpus folder"):
         FolderCorpus(tmp_path / "nowhere")
     with pytest.raises(UserError, match="quickstart-synthetic"):
-        named_corpus("librispeech")
+        named_corpus("librespeech")
     (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe|x\n")
     with pytest.raises(UserError, match="metadata.csv"):
         named_corpus(str(tmp_path))
@@ -102,3 +103,17 @@ def test_empty_missing_and_unknown_are_one_line(tmp_path):
 def test_a_folder_is_a_corpus_by_its_path(tmp_path):
     write(tmp_path / "a.wav")
     assert isinstance(named_corpus(str(tmp_path)), FolderCorpus)
+
+
+def test_a_store_is_a_corpus(tmp_path):
+    write(tmp_path / "mine/a.wav", seconds=0.6, text="hello")
+    store = WaveStore.build([FolderCorpus(tmp_path / "mine")], tmp_path / "store")
+    corpus = named_corpus(str(tmp_path / "store"))
+    assert isinstance(corpus, StoreCorpus)
+    (one,) = corpus.utterances()
+    assert one == store.utterances[0] and one.id == "mine/a.wav"
+    wave, rate = corpus.read(one)
+    assert rate == 16_000
+    np.testing.assert_array_equal(wave, store[0][1])
+    with pytest.raises(UserError, match="not in the store"):
+        corpus.read(replace(one, id="mine/b.wav"))
