@@ -5,6 +5,7 @@ path and applies `--set path=value` overrides. An unknown key, a wrong type or a
 is a `UserError` that names the setting.
 """
 
+from llasa_jax.config.checks import require
 from llasa_jax.config.codec import (
     CodecConfig,
     ConvConfig,
@@ -72,5 +73,6 @@ __all__ = [
     "from_dict",
     "load_config",
     "override",
+    "require",
     "to_dict",
 ]
