@@ -255,12 +255,28 @@ def _convert(commands) -> None:
     help += "LlamaForCausalLM (default: llasa)"
     layouts = ("llasa", "xcodec2", "transformers", "neucodec", "llama")
     parser.add_argument("--layout", choices=layouts, default="llasa", help=help)
+    help = "of the weights of --layout llama (float32)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help=help)
+    help = "of a file of weights of --layout llama, at most (5)"
+    parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help=help)
+    help = "speech ids that a text Llama gets (default: as many as the codec in --out has)"
+    parser.add_argument("--codes", type=int, default=None, help=help)
+    help = "what a text Llama's new ids begin with: random numbers or its mean row (normal)"
+    parser.add_argument("--rows", choices=("normal", "mean"), default="normal", help=help)
 
 
 def _run_convert(options) -> None:
     from llasa_jax.recipes.convert import convert
 
-    convert(options.source, options.out, options.layout)
+    convert(
+        options.source,
+        options.out,
+        options.layout,
+        storage=options.dtype,
+        shard_bytes=round(options.shard_gb * 1e9),
+        codes=options.codes,
+        rows=options.rows,
+    )
 
 
 def _eval(commands) -> None:

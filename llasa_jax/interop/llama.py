@@ -5,7 +5,7 @@ layout. Rows that only pad the vocabulary are left out, and are added again on t
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,7 +15,14 @@ from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, RopeScaling
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
-from llasa_jax.interop.weights import WEIGHTS, Weights, read_json, write_json, write_tensors
+from llasa_jax.interop.weights import (
+    SHARD_BYTES,
+    Storage,
+    Weights,
+    read_json,
+    write_checkpoint,
+    write_json,
+)
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import BEGIN, EOT, HEADER, HEADER_END, SYSTEM, Vocabulary
 
@@ -39,6 +46,9 @@ OUTER = {
     "head": "lm_head.weight",
 }
 STACK = "layers.layers."
+TABLES = ("embedding", "head")  # one row an id
+
+NewRows = Literal["normal", "mean"]
 
 CHAT_TEMPLATE = (
     "{{- '" + f"{BEGIN}{HEADER}system{HEADER_END}\n\n{SYSTEM}".replace("\n", r"\n") + "' }}"
@@ -54,9 +64,19 @@ CHAT_TEMPLATE = (
 
 
 def export_llama(
-    folder: str | Path, config: DecoderConfig, params: dict, vocabulary: Vocabulary
+    folder: str | Path,
+    config: DecoderConfig,
+    params: dict,
+    vocabulary: Vocabulary,
+    *,
+    storage: Storage = "float32",
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes weights, config, generation config and tokenizer with chat template into `folder`.
+
+    Args:
+        storage: of the weights; bfloat16 is what vLLM and others compute in anyway.
+        shard_bytes: weights over this size become several files with an index.
 
     Raises:
         UserError: if the vocabulary is not the model's, or the folder cannot be written.
@@ -65,44 +85,59 @@ def export_llama(
     if vocabulary.size != config.vocab:
         raise UserError(f"{folder}: the model has {config.vocab} ids, not {vocabulary.size}")
     flat = flatten(jax.device_get(params))
-    tensors = {}
-    for ours, theirs in OUTER.items():
-        if ours in flat:
-            rows = slice(None) if ours == "norm.scale" else slice(config.vocab)
-            tensors[theirs] = np.asarray(flat[ours])[rows]
-    for ours, (theirs, axes, turned) in LAYER.items():
-        for i, tensor in enumerate(np.asarray(flat[STACK + ours])):
+    tensors = {OUTER["embedding"]: np.asarray(flat["embedding"])[: config.vocab]}
+    for i in range(config.layers):
+        for ours, (theirs, axes, turned) in LAYER.items():
             name = f"model.layers.{i}.{theirs}.weight"
-            tensors[name] = rearrange(tensor, f"{axes} -> {turned}")
+            tensors[name] = rearrange(np.asarray(flat[STACK + ours][i]), f"{axes} -> {turned}")
+    tensors[OUTER["norm.scale"]] = np.asarray(flat["norm.scale"])
+    if "head" in flat:
+        tensors[OUTER["head"]] = np.asarray(flat["head"])[: config.vocab]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary.save(folder)
         write_json(folder / "tokenizer_config.json", _tokenizer_config())
         write_json(folder / "generation_config.json", _generation_config(vocabulary))
-        write_json(folder / "config.json", _model_config(config, vocabulary))
-        write_tensors(folder / WEIGHTS, tensors)
+        write_json(folder / "config.json", _model_config(config, vocabulary, storage))
+        write_checkpoint(folder, tensors, storage, shard_bytes)
     except OSError as error:
         raise UserError(f"cannot write the model to {folder}: {error.strerror}") from error
 
 
-def import_llama(folder: str | Path) -> tuple[DecoderConfig, dict]:
-    """Configuration and float32 parameters of a Llasa folder in the Hugging Face layout.
+def import_llama(
+    folder: str | Path, codes: int | None = None, rows: NewRows = "normal"
+) -> tuple[DecoderConfig, dict, Vocabulary]:
+    """Configuration, float32 parameters and vocabulary of a folder in the Hugging Face layout.
+
+    Args:
+        codes: extends a text Llama, whose tokenizer has no tags, to begin the training of a speech
+            model with it: the tags and so many speech ids are appended, with rows of their own. A
+            speech model is read as it is.
+        rows: what these begin with: normal numbers of deviation 0.02, as transformers'
+            `resize_token_embeddings` gives before 4.46, or the mean of all text rows, as it gives,
+            nearly, since.
 
     Raises:
         UserError: if a file is missing or broken, the architecture is another one, or a tensor is
             missing, left over, of another shape or not finite; the message names it.
     """
     folder = Path(folder)
-    vocabulary = Vocabulary.load(folder)
+    vocabulary = Vocabulary.load(folder, codes)
     weights = Weights(folder)
-    config = _read_config(folder, vocabulary, weights)
+    path = folder / "config.json"
+    settings = read_json(path)
+    extends = codes is not None and settings.get("vocab_size") == vocabulary.text_vocab
+    stored = vocabulary.text_vocab if extends else vocabulary.size
+    config = _read_config(path, settings, stored, vocabulary, weights)
     _, template = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     flat = {}
     for ours, leaf in flatten(template).items():
+        if ours in TABLES:
+            table = weights.take(OUTER[ours], (stored, config.dim))
+            flat[ours] = _filled(table, config, rows, TABLES.index(ours))
+            continue
         if ours in OUTER:
-            shape = (config.vocab, config.dim) if len(leaf.shape) > 1 else leaf.shape
-            padding = [(0, whole - part) for whole, part in zip(leaf.shape, shape, strict=True)]
-            flat[ours] = np.pad(weights.take(OUTER[ours], shape), padding)
+            flat[ours] = weights.take(OUTER[ours], leaf.shape)
             continue
         theirs, axes, turned = LAYER[ours.removeprefix(STACK)]
         sizes = dict(zip(axes.split(), leaf.shape[1:], strict=True))
@@ -111,13 +146,29 @@ def import_llama(folder: str | Path) -> tuple[DecoderConfig, dict]:
         layers = [weights.take(name, shape) for name in names]
         flat[ours] = np.stack([rearrange(x, f"{turned} -> {axes}", **sizes) for x in layers])
     weights.finish()
-    return config, unflatten(template, flat)
+    return config, unflatten(template, flat), vocabulary
 
 
-def _read_config(folder: Path, vocabulary: Vocabulary, weights: Weights) -> DecoderConfig:
-    """`config.json` with the numbers of ids from the tokenizer."""
-    path = folder / "config.json"
-    found = read_json(path)
+def _filled(table: np.ndarray, config: DecoderConfig, rows: NewRows, seed: int) -> np.ndarray:
+    """A table of text rows with the new ids' rows and the rows that only pad it."""
+    filled = np.zeros((config.padded_vocab, config.dim), np.float32)
+    filled[: len(table)] = table
+    new = filled[len(table) : config.vocab]
+    if rows == "mean":
+        new[:] = table.mean(axis=0, dtype=np.float64)
+    else:
+        new[:] = 0.02 * np.random.default_rng(seed).standard_normal(new.shape, np.float32)
+    return filled
+
+
+def _read_config(
+    path: Path, found: dict, stored: int, vocabulary: Vocabulary, weights: Weights
+) -> DecoderConfig:
+    """The settings `found` in `config.json`, with the numbers of ids from the tokenizer.
+
+    Args:
+        stored: rows of the tables.
+    """
     # Settings that this decoder has no other value for; absent means the value here.
     fixed = {
         "model_type": "llama",
@@ -125,7 +176,7 @@ def _read_config(folder: Path, vocabulary: Vocabulary, weights: Weights) -> Deco
         "attention_bias": False,
         "mlp_bias": False,
         "quantization_config": None,
-        "vocab_size": vocabulary.size,
+        "vocab_size": stored,
     }
     for key, value in fixed.items():
         if found.get(key, value) != value:
@@ -166,7 +217,7 @@ def _read_config(folder: Path, vocabulary: Vocabulary, weights: Weights) -> Deco
         raise UserError(f"{path}: lacks or breaks the setting {error}") from error
 
 
-def _model_config(config: DecoderConfig, vocabulary: Vocabulary) -> dict:
+def _model_config(config: DecoderConfig, vocabulary: Vocabulary, storage: Storage) -> dict:
     values: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -187,7 +238,7 @@ def _model_config(config: DecoderConfig, vocabulary: Vocabulary) -> dict:
         "vocab_size": config.vocab,
         "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
         "eos_token_id": vocabulary.speech_end,
-        "torch_dtype": "float32",
+        "torch_dtype": storage,
     }
     if config.rope_scaling is not None:
         values["rope_scaling"] = {
@@ -201,7 +252,7 @@ def _model_config(config: DecoderConfig, vocabulary: Vocabulary) -> dict:
 
 
 def _generation_config(vocabulary: Vocabulary) -> dict:
-    """The sampler of the model cards; `generate` stops at the end of speech."""
+    """The sampler of the model cards; `generate` and vLLM stop at any of the ends."""
     return {
         "do_sample": True,
         "temperature": 0.8,
@@ -209,8 +260,8 @@ def _generation_config(vocabulary: Vocabulary) -> dict:
         "top_p": 1.0,
         "max_length": 2048,
         "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
-        "eos_token_id": vocabulary.speech_end,
-        "pad_token_id": vocabulary.tokenizer.token_to_id(EOT),
+        "eos_token_id": [vocabulary.speech_end, vocabulary.text_end, vocabulary.eot],
+        "pad_token_id": vocabulary.eot,
     }
 
 

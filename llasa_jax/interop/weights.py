@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -22,6 +23,12 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+SHARD_BYTES = 5_000_000_000  # as the published Llamas are split
+Storage = Literal["float32", "bfloat16"]
+STORED: dict[Storage, tuple[str, np.dtype]] = {
+    "float32": ("F32", np.dtype("<f4")),
+    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
+}
 LARGEST_JSON = 1 << 26  # bytes; an index of a thousand layers has under one
 
 
@@ -148,17 +155,19 @@ def _torch_tensors(path: Path) -> dict[str, _Stored]:
     return {n: _Stored(value.shape, lambda value=value: value) for n, value in state.items()}
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """A safetensors file of float32 tensors, whole or not at all.
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], storage: Storage = "float32") -> None:
+    """A safetensors file of tensors, whole or not at all.
 
-    Views are written as they are shown; one tensor at a time is copied, not all at once.
+    Views are written as they are shown; one tensor at a time is copied, not all at once. bfloat16
+    is rounded to the nearest.
     """
+    name_of_type, dtype = STORED[storage]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in sorted(tensors.items()):
-        start, end = end, end + 4 * tensor.size
+        start, end = end, end + dtype.itemsize * tensor.size
         shape = list(tensor.shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": name_of_type, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
 
@@ -166,9 +175,41 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
         with temporary.open("wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for _, tensor in sorted(tensors.items()):
-                file.write(np.ascontiguousarray(tensor, "<f4"))
+                # As bytes: a buffer of bfloat16 is nothing that a file knows.
+                file.write(np.ascontiguousarray(tensor, dtype).reshape(-1).view(np.uint8))
 
     write_whole(path, write)
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: dict[str, np.ndarray],
+    storage: Storage = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """`model.safetensors`, or its parts of at most `shard_bytes` of tensors each and their index.
+
+    Tensors go into the parts in their order; one that is larger has a part of its own.
+    """
+    size = STORED[storage][1].itemsize
+    parts: list[dict[str, np.ndarray]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and filled + size * tensor.size > shard_bytes:
+            parts.append({})
+            filled = 0
+        parts[-1][name] = tensor
+        filled += size * tensor.size
+    if len(parts) == 1:
+        write_tensors(folder / WEIGHTS, tensors, storage)
+        return
+    places = {}
+    for number, part in enumerate(parts, start=1):
+        file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        write_tensors(folder / file, part, storage)
+        places |= dict.fromkeys(part, file)
+    total = size * sum(tensor.size for tensor in tensors.values())
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def read_json(path: Path) -> dict:

@@ -7,21 +7,30 @@ from typing import Any, Literal
 
 from llasa_jax import nn
 from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig
+from llasa_jax.config import CodecConfig, DecoderConfig
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, save_part
 from llasa_jax.interop.layouts import Layout
-from llasa_jax.interop.llama import export_llama, import_llama
-from llasa_jax.interop.weights import Weights
+from llasa_jax.interop.llama import NewRows, export_llama, import_llama
+from llasa_jax.interop.weights import SHARD_BYTES, Storage, Weights
 from llasa_jax.interop.xcodec2 import codec_layout, export_codec, import_codec
 from llasa_jax.lm.vocabulary import Vocabulary
-from llasa_jax.recipes.stages import load_language
+from llasa_jax.recipes.stages import codec_config, load_language
 
 LLAMA = "model.embed_tokens.weight"  # a tensor of every language model's checkpoint
 
 
-def convert(source: Path, out: Path, layout: Layout | Literal["llasa", "llama"] = "llasa") -> None:
+def convert(
+    source: Path,
+    out: Path,
+    layout: Layout | Literal["llasa", "llama"] = "llasa",
+    *,
+    storage: Storage | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    codes: int | None = None,
+    rows: NewRows = "normal",
+) -> None:
     """Writes a codec or a language model in another layout.
 
     Args:
@@ -29,6 +38,10 @@ def convert(source: Path, out: Path, layout: Layout | Literal["llasa", "llama"] 
         out: for layout "llasa" a model folder, which may hold other parts; else a new folder.
         layout: "xcodec2", "transformers" and "neucodec" are a codec's, "llama" is a language
             model's; "llasa" is ours, for either.
+        storage: of weights in layout "llama" (float32).
+        shard_bytes: weights in layout "llama" over this size become several files.
+        codes, rows: as of `import_llama`, for a text Llama; without `codes`, as many as the codec
+            in `out` has.
 
     Raises:
         UserError: if the source is no whole model, the layout has no place for it, or `out` holds
@@ -48,12 +61,19 @@ def convert(source: Path, out: Path, layout: Layout | Literal["llasa", "llama"] 
         kind = "llama"
     else:
         raise UserError(f"{source}: holds neither an X-Codec2 or NeuCodec nor a Llama")
+    if storage is not None and layout != "llama":
+        raise UserError("--dtype: is for --layout llama; the other layouts hold float32")
     if layout != "llasa" and (layout == "llama") != (kind == "llama"):
         raise UserError(f"{source}: is a {kind}, which layout {layout} does not hold")
     if kind == "codec":
         _convert_codec(folder, weights, out, layout)
     else:
-        _convert_language(folder, source, out, layout)
+        config, params, vocabulary = _language(folder, source, out, layout, codes, rows)
+        if layout == "llasa":
+            _keep_language(out, config, params, vocabulary)
+        else:
+            options = {"storage": storage or "float32", "shard_bytes": shard_bytes}
+            _whole(out, lambda made: export_llama(made, config, params, vocabulary, **options))
     log(f"{source}: written to {out} in layout {layout}")
 
 
@@ -78,21 +98,27 @@ def _convert_codec(folder: Path | None, weights: Weights | None, out: Path, layo
         _whole(out, lambda made: export_codec(made, layout, config, params))
 
 
-def _convert_language(folder: Path | None, source: Path, out: Path, layout: str) -> None:
+def _language(
+    folder: Path | None, source: Path, out: Path, layout: str, codes: int | None, rows: NewRows
+) -> tuple[DecoderConfig, dict, Vocabulary]:
     if layout == "llasa":
         _require_absent(out, "lm.safetensors")
     if folder is not None:
-        config, params, vocabulary = load_language(folder)
-    else:
-        config, params = import_llama(source)
-        vocabulary = Vocabulary.load(source)
-    if layout == "llasa":
-        if (out / "tokenizer.json").exists() and Vocabulary.load(out).hash != vocabulary.hash:
-            raise UserError(f"{out}: has another tokenizer; give another folder")
-        vocabulary.save(out)
-        save_part(out, "lm", config, params, {"converted_from": "llama"})
-    else:
-        _whole(out, lambda made: export_llama(made, config, params, vocabulary))
+        return load_language(folder)
+    wanted = codes
+    if codes is None and (out / "codec.safetensors").is_file():
+        wanted = codec_config(out).codebook_size
+    config, params, vocabulary = import_llama(source, wanted, rows)
+    if codes not in (None, config.codes):
+        raise UserError(f"--codes {codes}: {source} has {config.codes} of its own already")
+    return config, params, vocabulary
+
+
+def _keep_language(out: Path, config: DecoderConfig, params: dict, vocabulary: Vocabulary) -> None:
+    if (out / "tokenizer.json").exists() and Vocabulary.load(out).hash != vocabulary.hash:
+        raise UserError(f"{out}: has another tokenizer; give another folder")
+    vocabulary.save(out)
+    save_part(out, "lm", config, params, {"converted_from": "llama"})
 
 
 def _is_ours(folder: Path) -> bool:

@@ -57,14 +57,14 @@ def exported(folder, config=SMALL, params=None):
 def test_out_and_in_and_out_gives_equal_bytes(tmp_path, tied, scaling):
     config = dataclasses.replace(SMALL, tied_embeddings=tied, rope_scaling=scaling)
     params = exported(tmp_path / "one", config)
-    again, imported = import_llama(tmp_path / "one")
+    again, imported, vocabulary = import_llama(tmp_path / "one")
     assert again == config
     assert not imported["embedding"][config.vocab :].any()
     params["embedding"][config.vocab :] = 0
     if not tied:
         params["head"][config.vocab :] = 0
     jax.tree.map(np.testing.assert_array_equal, imported, params)
-    export_llama(tmp_path / "two", again, imported, Vocabulary.load(tmp_path / "one"))
+    export_llama(tmp_path / "two", again, imported, vocabulary)
     for name in FILES:
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two, name
@@ -146,17 +146,98 @@ def test_broken_folders_are_refused(tmp_path):
         import_llama(tmp_path)
 
 
-def test_several_files_by_an_index(tmp_path):
-    params = exported(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    names = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(tensors)}
-    for part in set(names.values()):
-        save_file({n: t for n, t in tensors.items() if names[n] == part}, tmp_path / part)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": names}))
-    _, imported = import_llama(tmp_path)
-    np.testing.assert_array_equal(imported["norm"]["scale"], params["norm"]["scale"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_several_files_by_an_index(tmp_path, storage):
+    """A head and 3 layers of 21 kB in float32: parts of 30 kB, and equal bytes once more."""
+    config = dataclasses.replace(SMALL, tied_embeddings=False)
+    params = random_params(config)
+    if storage == "bfloat16":  # what is rounded already comes back as it was
+        params = jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16), np.float32), params)
+    options = {"storage": storage, "shard_bytes": 30_000 if storage == "float32" else 15_000}
+    export_llama(tmp_path / "one", config, params, nano(config.codes), **options)
+    files = sorted(path.name for path in (tmp_path / "one").glob("*.safetensors"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((tmp_path / "one" / "model.safetensors.index.json").read_text())
+    held = {name: file for file in files for name in load_file(tmp_path / "one" / file)}
+    assert index["weight_map"] == held
+    sizes = [t.nbytes for file in files for t in load_file(tmp_path / "one" / file).values()]
+    assert index["metadata"] == {"total_size": sum(sizes)}
+    for file in files:
+        stored = load_file(tmp_path / "one" / file).values()
+        assert len(stored) == 1 or sum(t.nbytes for t in stored) <= options["shard_bytes"]
+        assert {str(t.dtype) for t in stored} == {storage}
+    again, imported, vocabulary = import_llama(tmp_path / "one")
+    assert again == config
+    for name in ("embedding", "head"):
+        params[name][config.vocab :] = 0
+    jax.tree.map(np.testing.assert_array_equal, imported, params)
+    export_llama(tmp_path / "two", again, imported, vocabulary, **options)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == set(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_generation_stops_at_every_end(tmp_path):
+    exported(tmp_path)
+    vocabulary = nano(SMALL.codes)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    ends = ("<|SPEECH_GENERATION_END|>", "<|TEXT_GENERATION_END|>", "<|eot_id|>")
+    assert settings["eos_token_id"] == [vocabulary.tokenizer.token_to_id(end) for end in ends]
+
+
+def text_llama(folder, config=SMALL, tokenizer=None):
+    """An export cut down to a text model: no tags, no speech ids, no rows of theirs."""
+    tokenizer = tokenizer or Tokenizer.from_str(text_tokenizer())
+    count = tokenizer.get_vocab_size()
+    params = exported(folder, config)
+    change_config(folder, vocab_size=count)
+
+    def cut(tensors):
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            if name in tensors:
+                tensors[name] = tensors[name][:count].copy()
+
+    change_tensors(folder, cut)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return params
+
+
+def text_tokenizer():
+    description = json.loads(nano(1).tokenizer.to_str())
+    added = [token for token in description["added_tokens"] if token["id"] < 267]
+    return json.dumps(description | {"added_tokens": added})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", ["normal", "mean"])
+def test_a_text_llama_gets_rows_for_speech(tmp_path, tied, rows):
+    config = dataclasses.replace(SMALL, tied_embeddings=tied, codes=4000)
+    old = text_llama(tmp_path, config)
+    found, params, vocabulary = import_llama(tmp_path, 4000, rows)
+    assert found == config
+    assert vocabulary.hash == nano(4000).hash  # the tokenizer is extended as ours is
+    for name in ("embedding",) if tied else ("embedding", "head"):
+        text, new = params[name][:267], params[name][267 : config.vocab]
+        np.testing.assert_array_equal(text, old[name][:267])
+        assert not params[name][config.vocab :].any()
+        if rows == "mean":
+            np.testing.assert_allclose(new, np.tile(text.mean(0), (4008, 1)), atol=1e-6)
+        else:
+            assert abs(new.mean()) < 2e-4 and abs(new.std() - 0.02) < 2e-4
+    np.testing.assert_array_equal(params["norm"]["scale"], old["norm"]["scale"])
+    again = import_llama(tmp_path, 4000, rows)[1]
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_text_llamas_that_do_not_fit(tmp_path):
+    text_llama(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer.json: tokenizer: lacks <\|TEXT_GENERATION"):
+        import_llama(tmp_path)
+    change_config(tmp_path, vocab_size=300)
+    with pytest.raises(UserError, match="vocab_size is 300"):
+        import_llama(tmp_path, 30)
 
 
 @pytest.mark.parametrize("equal", [True, False])
@@ -165,7 +246,7 @@ def test_a_stored_head_of_a_tied_model(tmp_path, equal):
     table = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
     head = table if equal else table + 1
     change_tensors(tmp_path, lambda t: t.update({"lm_head.weight": head.copy()}))
-    config, params = import_llama(tmp_path)
+    config, params, _ = import_llama(tmp_path)
     assert config.tied_embeddings == equal == ("head" not in params)
 
 

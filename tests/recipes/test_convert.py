@@ -1,11 +1,13 @@
 """`llasa convert`: codecs and language models between model folders and published layouts."""
 
+import json
+import shutil
 import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from llasa_jax import nn
 from llasa_jax.cli import main
@@ -127,6 +129,35 @@ def test_a_language_model_joins_its_codec(original, llama, tmp_path, capsys):
         assert path.read_bytes() == (tmp_path / "llama" / path.name).read_bytes(), path
     refused(capsys, "lm.safetensors: exists already", llama, "--out", ours)
     refused(capsys, "codec.safetensors: exists already", original, "--out", ours)
+
+
+def test_a_text_llama_becomes_a_speech_model(llama, tmp_path, capsys):
+    """Its tokenizer has no tags, its table no rows for them."""
+    text = tmp_path / "text"
+    shutil.copytree(llama, text)
+    description = json.loads((text / "tokenizer.json").read_text())
+    description["added_tokens"] = [t for t in description["added_tokens"] if t["id"] < 267]
+    (text / "tokenizer.json").write_text(json.dumps(description))
+    settings = json.loads((text / "config.json").read_text())
+    (text / "config.json").write_text(json.dumps(settings | {"vocab_size": 267}))
+    tensors = load_file(text / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:267].copy()
+    save_file(tensors, text / "model.safetensors")
+
+    refused(capsys, "lacks <|TEXT_GENERATION_START|>", text, "--out", tmp_path / "ours")
+    options = ("--codes", 30, "--rows", "mean")
+    assert llasa(text, "--out", tmp_path / "ours", *options) == 0
+    out, export = tmp_path / "again", ("--layout", "llama", "--dtype", "bfloat16")
+    assert llasa(tmp_path / "ours", "--out", out, *export, "--shard-gb", 1e-6) == 0
+    files = sorted(out.glob("model-*.safetensors"))
+    assert len(files) > 5 and not (out / "model.safetensors").exists()
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert (out / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
+    table = load_file(files[0])["model.embed_tokens.weight"]
+    assert table.shape == (305, 16)
+    np.testing.assert_array_equal(table[267:], np.tile(table[267], (38, 1)))
+    refused(capsys, "--codes 31", llama, "--out", tmp_path / "other", "--codes", 31)
+    refused(capsys, "--dtype: is for --layout llama", text, "--out", tmp_path / "o", *export[2:])
 
 
 def test_another_tokenizer_is_not_replaced(llama, tmp_path, capsys):
