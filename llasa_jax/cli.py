@@ -326,6 +326,8 @@ def _plan(commands) -> None:
     parser.add_argument("--program", choices=("train", "codec"), default="train", help=help)
     help = "tokens of a step on all chips, a codec's codes (default: the configuration's)"
     parser.add_argument("--batch-tokens", type=int, default=None, metavar="TOTAL", help=help)
+    help = "try meshes, remat policies and rows at once, and print the fastest that fits"
+    parser.add_argument("--search", action="store_true", help=help)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
@@ -339,6 +341,7 @@ def _run_plan(options) -> None:
         slices=options.slices,
         batch_tokens=options.batch_tokens,
         assignments=options.set,
+        best=options.search,
     )
     print(json.dumps(found, sort_keys=True) if options.json else table(found))
 

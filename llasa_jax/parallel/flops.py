@@ -67,8 +67,10 @@ def product_flops(jaxpr: Jaxpr) -> float:
     """FLOPs of the matrix products and convolutions in a traced program.
 
     Exact for what is written: a scan counts each of its turns, a cond its dearer branch, a while
-    loop one turn, recomputation (remat) as often as it happens. Taps that a convolution lays on the
-    zeros of a dilated input do not count, so that both gradients cost what the forward pass costs.
+    loop one turn, recomputation (remat) as often as it happens, what stands in a shard_map on each
+    device, a kernel's body at each point of its grid (blocks that its mask skips too). Taps that a
+    convolution lays on the zeros of a dilated input do not count, so that both gradients cost what
+    the forward pass costs.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -85,7 +87,14 @@ def product_flops(jaxpr: Jaxpr) -> float:
             total += 2.0 * size * taken / math.prod(parameters["lhs_dilation"])
         else:
             inside = [product_flops(inner) for inner in jaxprs_in_params(parameters)]
-            times = parameters["length"] if name == "scan" else 1
+            times = 1
+            if name == "scan":
+                times = parameters["length"]
+            elif name == "shard_map":
+                axes = next(v for k, v in parameters.items() if k.endswith("manual_axes"))
+                times = math.prod(parameters["mesh"].shape[axis] for axis in axes)
+            elif name == "pallas_call":
+                times = math.prod(parameters["grid_mapping"].grid)
             total += max(inside) if name == "cond" else times * sum(inside)
     return total
 

@@ -97,7 +97,8 @@ class Collective:
     """One collective instruction.
 
     `bytes` are those of its result, `devices` the size of its groups, `times` how often a run
-    executes it. Kind "send" is what goes to another slice, over the data-center network.
+    executes it, `shapes` those of its operands and results. Kind "send" is what goes to another
+    slice, over the data-center network.
     """
 
     kind: str
@@ -105,6 +106,7 @@ class Collective:
     devices: int
     in_loop: bool
     times: int
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sent(self) -> float:
@@ -113,6 +115,19 @@ class Collective:
         share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1}
         share |= {"collective-permute": 1, "send": 1}
         return self.bytes * share.get(self.kind, (n - 1) / n)
+
+    def moves_table(self, rows: int, width: int, devices: int) -> bool:
+        """Whether it moves a table [rows, width] that lies over `devices`, or a device's part.
+
+        It does if an operand or result has as many elements as the whole table; or as many as a
+        device's part, and an axis of the table's rows or of an even share of them.
+        """
+        shares = {rows // n for n in range(1, devices + 1) if devices % n == 0 and rows % n == 0}
+        for shape in self.shapes:
+            size = math.prod(shape)
+            if size >= rows * width or (size >= rows * width // devices and shares & set(shape)):
+                return True
+        return False
 
 
 @dataclass
@@ -176,12 +191,19 @@ class Module:
         """Every collective instruction that a run reaches; `-start` forms count, `-done` do not."""
         found = []
         for name, instructions in self.computations.items():
-            for one in instructions if name in self.times else ():
+            if name not in self.times:
+                continue
+            types = {one.name: one.arrays for one in instructions}
+            for one in instructions:
                 kind = one.opcode.removesuffix("-start")
                 if kind in COLLECTIVES or (kind == "send" and _CROSSING in one.attributes):
-                    size = sum(array.bytes for array in _result(one))
+                    result = _result(one)
+                    size = sum(array.bytes for array in result)
+                    taken = (array for x in one.operand_names for array in types.get(x, ()))
+                    shapes = tuple(array.shape for array in (*taken, *result))
                     devices, in_loop = _group_size(one.attributes), name in self.looped
-                    found.append(Collective(kind, size, devices, in_loop, self.times[name]))
+                    times = self.times[name]
+                    found.append(Collective(kind, size, devices, in_loop, times, shapes))
         return found
 
     def traffic(self) -> int:

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, TransformerConfig
@@ -106,3 +108,20 @@ def test_peaks():
     assert flops.peak_flops(jax.devices("cpu")) is None
     assert flops.utilisation(1e15, 2, chips("TPU v6 lite", 1)) == pytest.approx(0.5447, abs=1e-4)
     assert flops.utilisation(1, 1, jax.devices("cpu")) is None
+
+
+def test_products_in_a_shard_map_are_those_of_all_devices():
+    mesh = AbstractMesh((2, 4), ("a", "b"))
+    rows = PartitionSpec(("a", "b"))
+    mapped = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
+    traced = jax.make_jaxpr(mapped)(jnp.zeros((16, 8)), jnp.zeros((8, 4)))
+    assert flops.product_flops(traced.jaxpr) == 2 * 16 * 8 * 4
+
+
+def test_a_kernel_counts_at_each_point_of_its_grid():
+    """The flash kernel of 2 heads over 1,024 positions: scores and values, the whole square."""
+    mask = splash.MultiHeadMask([splash.CausalMask((1024, 1024))] * 2)
+    kernel = splash.make_splash_mha_single_device(mask=mask)
+    heads = jnp.zeros((2, 1024, 128))
+    made = flops.product_flops(jax.make_jaxpr(kernel)(heads, heads, heads).jaxpr)
+    assert made == 2 * 2 * 2 * 1024 * 1024 * 128

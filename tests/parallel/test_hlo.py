@@ -208,3 +208,25 @@ def test_a_compiled_program_has_the_collectives_its_sharding_asks_for(compiled):
     assert {c["bytes"] for c in layers} == {16 * 16 * 4}
     sums = [c for c in compiled["collectives"] if c["kind"] in ("all-reduce", "reduce-scatter")]
     assert sums and compiled["traffic"] > compiled["arguments"]
+
+
+@pytest.mark.parametrize(
+    "text, moves",
+    [
+        ("bf16[128,256]", True),  # a device's part as it lies, of width 2,048 over sixteen
+        ("f32[16,2048]", True),  # the same in rows
+        ("bf16[256,2048]", True),  # whole
+        ("f32[524288]", True),  # flat
+        ("bf16[1024,2048]", True),  # larger than the whole table, whatever it is
+        ("bf16[128,2048]", True),  # half of its rows
+        ("bf16[100,2048]", False),  # a layer's weights: larger than a part, but not of its rows
+        ("f32[16,64]", False),  # as many rows, but few
+    ],
+)
+def test_what_moves_the_vocabularys_table(text, moves):
+    """Of 256 rows, 2,048 wide, over 16 devices."""
+    line = f"  %r = {text}{{1,0}} all-reduce(%wi), channel_id=1, replica_groups=[2,4]<=[8]"
+    before = next(line for line in HLO.splitlines() if "%r = " in line)
+    found = Module.parse(HLO.replace(before, line)).collectives()
+    (reduce,) = [c for c in found if c.in_loop]
+    assert reduce.moves_table(256, 2048, 16) == moves

@@ -17,7 +17,8 @@ from llasa_jax.config import load_config
 from llasa_jax.errors import UserError
 from llasa_jax.parallel.aot import Compiled, Topology, toolchain
 from llasa_jax.parallel.chips import CHIPS
-from llasa_jax.recipes.plan import PROGRAMS, plan, table
+from llasa_jax.recipes.plan import plan, table
+from llasa_jax.recipes.plan_step import PROGRAMS
 
 GOLDEN = sorted((Path(__file__).parents[2] / "results/plan").glob("*.txt"))
 CODEC = """
@@ -66,6 +67,7 @@ def stand_in(patch):
     """The host's CPU in the place of a TPU."""
     here = lambda name, slices: Topology(name, slices, CHIPS["v5e"], jax.devices("cpu")[:1])  # noqa: E731
     patch.setattr("llasa_jax.recipes.plan.topology", here)
+    patch.setattr("llasa_jax.recipes.plan_search.topology", here)
     patch.setattr("llasa_jax.recipes.plan.toolchain", lambda: {"jax": jax.__version__})
 
 
@@ -87,7 +89,11 @@ def test_the_language_models_plan(language):
     flops = language["model_flops"]
     assert flops == 3 * 8 * 32 * 2 * (weights + head + attention)
     (least, most), mfu = language["estimated"]["step_s"], language["estimated"]["mfu"]
-    assert 0 < least < most
+    assert 0 < least < most and language["head_collectives_in_loops"] == 0
+    paper = 3 * 250_000 * 3600 * 50 * (580 + 85) / 580  # codes, and 85 ids of text for each 580
+    steps = language["whole_run"]["steps"]
+    assert steps == pytest.approx(paper / (8 * 32), rel=1e-5)
+    assert language["chip_hours"] == pytest.approx([steps * s / 3600 for s in (least, most)])
     assert mfu == pytest.approx([flops / 197e12 / seconds for seconds in (most, least)])
 
 
@@ -97,6 +103,7 @@ def test_the_command_prints_one_object_or_a_table(language, capsys, monkeypatch)
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     wanted = {"fits", "chips", "bytes", "collectives", "compile_s", "model_flops", "estimated"}
+    wanted |= {"head_collectives_in_loops", "chip_hours"}
     assert found == language and wanted <= set(found)
     assert main(line) == 0
     shown = capsys.readouterr().out
@@ -107,12 +114,12 @@ def test_what_does_not_fit_is_a_plan_too(config, monkeypatch):
     """And a codec's step holds its discriminators: theirs are a part of its products."""
     stand_in(monkeypatch)
     too_large = Compiled(None, None, 20 * 2**30, "", 1.0)
-    monkeypatch.setattr("llasa_jax.recipes.plan.compile_program", lambda traced: too_large)
+    monkeypatch.setattr("llasa_jax.recipes.plan_step.compile_program", lambda traced: too_large)
     whole = plan(config(CODEC), "codec", "v5e:1x1", batch_tokens=8 * 20)
     alone = plan(config(CODEC.replace("gan=", "gan=None and ")), "codec", "v5e:1x1")
     assert whole["work"] == "8 clips of 0.4 s, float32"
     assert whole["model_flops"] > 1.1 * alone["model_flops"]
-    assert not whole["fits"] and "estimated" not in whole
+    assert not whole["fits"] and whole["estimated"] is None and whole["chip_hours"] is None
     assert "no: 21.47 of 16.91 GB a device, 127%, compiled" in table(whole)
 
 
