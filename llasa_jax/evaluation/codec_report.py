@@ -26,9 +26,9 @@ from llasa_jax.evaluation.tables import (
     anything,
     data_name,
     duration,
+    interval,
     number,
     percent,
-    with_interval,
     words,
 )
 
@@ -70,16 +70,23 @@ MEASURES = (
 
 
 def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
-    """A row a measure, a column a codec; "" where a codec has no such measure."""
+    """A row a measure, a column a codec; "" where a codec has no such measure.
+
+    With `intervals` each stands on a line of its own below its value.
+    """
     codecs = {key: found[key] for key in LABELS if key in found}
     rows = []
     for key, label, show in MEASURES:
         cells = []
         for scores in codecs.values():
-            bounds = scores.get(f"{key}_interval") if intervals else None
-            cells.append(with_interval(scores[key], bounds, show) if key in scores else "")
+            cell = show(scores[key]) if key in scores else ""
+            text = interval(scores.get(f"{key}_interval"), show) if intervals else ""
+            cells.append(f"{cell}\n{text}" if text else cell)
         rows.append((label, *cells))
-    return Table("Codecs on the same recordings", ["Measure", *map(LABELS.get, codecs)], rows)
+    head, note = ["Measure", *map(LABELS.get, codecs)], ""
+    if intervals:
+        note = "The second line of a cell is the 95\N{NO-BREAK SPACE}% interval of its value."
+    return Table("Codecs on the same recordings", head, rows, note)
 
 
 def console_table(found: Mapping[str, Any]) -> ConsoleTable:
@@ -199,4 +206,5 @@ def _pictures(found: Mapping[str, Any], sample: Mapping[str, Any]) -> list[Pictu
 
 def _versions(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     entries = found["versions"] | found["machine"]
-    return [(words(name), anything(value)) for name, value in entries.items()]
+    known = {name: value for name, value in entries.items() if value is not None}
+    return [(words(name), anything(value)) for name, value in known.items()]

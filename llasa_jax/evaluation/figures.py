@@ -371,8 +371,9 @@ def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Args:
         codecs: by name, {"bits_per_second", "pesq_wb", "pesq_wb_interval", "stoi",
-            "stoi_interval"}; the first is drawn as the one that the others are compared with.
+            "stoi_interval"}; names that begin with the same word share a colour.
     """
+    families = list(dict.fromkeys(name.split()[0] for name in codecs))
     panels = {"pesq_wb": "PESQ-WB", "stoi": "STOI"}
     figure = Figure(figsize=(1.5 * WIDTH, 4.0), layout="constrained")
     for axis, (key, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
@@ -381,7 +382,8 @@ def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
             if finite(rate) and finite(value):
                 low, high = _interval(scores, key)
                 bar = [[max(value - low, 0)], [max(high - value, 0)]]
-                style = {"marker": "DosP^vX"[place % 7], "color": f"C{0 if place else 1}"}
+                color = "C" + "1023"[families.index(name.split()[0]) % 4]
+                style = {"marker": "DosP^vX"[place % 7], "color": color}
                 axis.errorbar(rate, value, bar, label=name, linestyle="", capsize=4, **style)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_locator(FixedLocator([500, 1000, 2000, 4000, 8000]))

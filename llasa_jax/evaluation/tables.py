@@ -14,7 +14,10 @@ LANGUAGES = {"en": "English", "nl": "Dutch", "cs": "Czech"}
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the page: a caption, column heads, rows of text; `note` stands below."""
+    """One table of the page: a caption, column heads, rows of text; `note` stands below.
+
+    The first line of a cell is its value; a second one is shown small below it.
+    """
 
     caption: str
     head: Sequence[str]
@@ -58,7 +61,8 @@ def interval(bounds: Any, show=number) -> str:
     """A 95 % interval in words; empty where there is none."""
     if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not all(map(finite, bounds)):
         return ""
-    return f"{show(bounds[0])} to {show(bounds[1])}"
+    low, high = map(show, bounds)
+    return low.removesuffix("\N{NO-BREAK SPACE}%") + f" to {high}"
 
 
 def with_interval(value: Any, bounds: Any, show=number) -> str:
@@ -325,7 +329,8 @@ def _time(report: Mapping[str, Any]) -> Table:
         ("In all", duration(total) + (f" of {number(budget)} min allowed" if budget else "")),
         ("Most memory used", f"{number(memory, 2)} GiB" if finite(memory) else NOT_MEASURED),
     ]
-    rows += [(words(k), anything(v)) for k, v in section(report, "machine").items()]
+    machine = section(report, "machine")
+    rows += [(words(k), anything(v)) for k, v in machine.items() if v is not None]
     names = {"seed": "Random seed", "version": "Version", "created": "Made"}
     rows += [(text, str(report[k])) for k, text in names.items() if report.get(k) is not None]
     return Table("Time, memory and machine", ("What", "How much"), rows)

@@ -183,7 +183,7 @@ def test_says_what_it_was_measured_on_and_what_was_not(page):
     assert "Validation loss, nats a codesynthetic speech7" in rows
     assert "Not measured in this run: Selection verifiers." in text
     assert "need not be intelligible" in text
-    assert "candidates is 82.0 % (95 %: 77.0 % to 87.0 %)" in text
+    assert "candidates is 82.0 % (95 %: 77.0 to 87.0 %)" in text
     assert "0 of 20 (under 14 %, 95 %)" in text
 
 

@@ -1,6 +1,6 @@
 """Codecs against transformers' Xcodec2Model and NeuCodecModel: one set of weights, both ways.
 
-Released size: `pytest --parity --slow -s tests/interop/test_codec_parity.py` takes 12 GB and
+Released size: `pytest --parity --slow -s tests/interop/test_codec_parity.py` takes 10 GB and
 some minutes; -s shows the differences.
 """
 
