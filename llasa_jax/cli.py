@@ -358,6 +358,22 @@ def _bench(commands) -> None:
     part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
     part.add_argument("--json", action="store_true", help="print the measurement as JSON")
     _seed(part)
+    text = "The input pipeline alone: tokens a second, and whether its memory grows."
+    part = _command(parts, "data", _run_bench_data, text)
+    help = "folder of token rows (default: rows of random ids are made)"
+    part.add_argument("--tokens", type=Path, default=None, help=help)
+    part.add_argument("--row", type=int, default=2048, help="positions of a made row (2048)")
+    part.add_argument("--batch", type=int, default=16, help="rows of a batch (16)")
+    part.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    _seed(part)
+
+
+def _run_bench_data(options) -> None:
+    from llasa_jax.evaluation.bench_data import bench_data, lines
+
+    found = bench_data(options.tokens, options.row, options.batch, options.seconds, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
 
 
 def _run_bench_codec(options) -> None:

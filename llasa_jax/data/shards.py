@@ -2,16 +2,17 @@
 
 A record is a row: the number of its examples, their lengths, their ids and one bit for each id (is
 it learned), all little endian. Positions, segments and targets follow from these and are made when
-a batch is (`pipeline`). `manifest.json` is written last, so that a folder with one is complete.
+a batch is (`pipeline`). Beside each shard an index, `NAME.jsonl`, tells what each example is and
+which row it stands in. `manifest.json` is written last, so that a folder with one is complete.
 """
 
-import bisect
 import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,10 +23,24 @@ from llasa_jax.console import log
 from llasa_jax.data.packing import pack
 from llasa_jax.errors import UserError
 
-VERSION = 2
-ROWS_PER_SHARD = 8192  # 64 MiB of ids at 2,048 a row
+VERSION = 3
+EXAMPLES_PER_SHARD = 1 << 15  # that are packed together: about 10,000 rows of 2,048, 80 MiB
 TOO_LONG = "longer than a row"
 _WORD = np.dtype("<u4")
+
+
+class Example(NamedTuple):
+    """A training sequence.
+
+    Attributes:
+        ids: int [n].
+        learned: 0 or 1, is each id a target, [n].
+        about: what the index tells of it, JSON-able.
+    """
+
+    ids: np.ndarray
+    learned: np.ndarray
+    about: dict[str, Any] = {}
 
 
 class Row(NamedTuple):
@@ -65,9 +80,83 @@ def decode_row(record: bytes) -> Row:
     return Row(lengths, ids, np.unpackbits(bits, count=size).astype(bool))
 
 
+def write_shard(path: Path, examples: Iterable[Example], row: int) -> dict[str, Any]:
+    """Pack examples into the rows of one shard, `path`, with its index beside it.
+
+    The same examples give the same bytes. Without an example that fits, no file is written.
+
+    Returns:
+        What the manifest says of it: name, rows, bytes, examples, ids, learned, largest (id) and
+        rejects by reason.
+
+    Raises:
+        ValueError: a loss weight is neither 0 nor 1.
+    """
+    given = (Example(*one) for one in examples)
+    chosen = [Example(np.asarray(e.ids, np.int32), _bits(e.learned), e.about) for e in given]
+    packing = pack([len(one.ids) for one in chosen], row)
+    kept = [chosen[i] for group in packing.rows for i in group]
+    entry = {
+        "name": path.name,
+        "rows": len(packing.rows),
+        "bytes": 0,
+        "examples": len(kept),
+        "ids": sum(len(one.ids) for one in kept),
+        "learned": sum(int(one.learned.sum()) for one in kept),
+        "largest": max((int(one.ids.max()) for one in kept), default=0),
+        "rejects": {TOO_LONG: len(packing.rejected)} if packing.rejected else {},
+    }
+    if not kept:
+        return entry
+    writer = ArrayRecordWriter(str(path), "group_size:1,zstd")  # 1: read at random
+    with path.with_suffix(".jsonl").open("w", encoding="utf-8") as index:
+        for number, group in enumerate(packing.rows):
+            ones = [chosen[i] for i in group]
+            lengths = np.array([len(one.ids) for one in ones])
+            ids, learned = (np.concatenate([one[k] for one in ones]) for k in (0, 1))
+            writer.write(encode_row(Row(lengths, ids, learned)))
+            for one in ones:
+                line = json.dumps({"row": number} | one.about, ensure_ascii=False)
+                index.write(line + "\n")
+    writer.close()
+    return entry | {"bytes": path.stat().st_size}
+
+
+def make_manifest(
+    entries: Sequence[dict[str, Any]],
+    *,
+    row: int,
+    codec: str,
+    vocabulary: str,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """The manifest of shards, of what `write_shard` said of each; empty ones are left out."""
+    rejects: Counter[str] = Counter()
+    for entry in entries:
+        rejects.update(entry["rejects"])
+    shards = [entry for entry in entries if entry["rows"]]
+    total = {name: sum(e[name] for e in shards) for name in ("rows", "examples", "ids", "learned")}
+    return {
+        "version": VERSION,
+        "codec": codec,
+        "vocabulary": vocabulary,
+        "row": row,
+        **total,
+        "largest": max((entry["largest"] for entry in shards), default=0),
+        "used": total["ids"] / (total["rows"] * row) if shards else 1.0,
+        "rejects": dict(sorted(rejects.items())),
+        "about": about,
+        "shards": [{name: e[name] for name in ("name", "rows", "bytes")} for e in shards],
+    }
+
+
+def shard_name(number: int, count: int) -> str:
+    return f"rows-{number:05d}-of-{count:05d}.array_record"
+
+
 def write_shards(
     folder: str | Path,
-    examples: Iterable[tuple[np.ndarray, np.ndarray]],
+    examples: Iterable[Example],
     *,
     row: int,
     codec: str,
@@ -81,7 +170,7 @@ def write_shards(
 
     Args:
         folder: where the shards of one split go.
-        examples: ids, int [n], and the loss weight (0 or 1) of each as a target, [n].
+        examples: the sequences.
         row: positions of a row. Longer examples are left out and counted.
         codec, vocabulary: hashes of what made the ids; training compares them with its own.
         about: what speech this is (`codes.describe`), for the manifest.
@@ -91,32 +180,26 @@ def write_shards(
         ValueError: a loss weight is neither 0 nor 1.
     """
     folder = Path(folder)
-    chosen = [(np.asarray(ids, np.int32), _bits(weights)) for ids, weights in examples]
-    packing = pack([len(ids) for ids, _ in chosen], row)
-    if not packing.rows:
-        raise UserError(f"no example for {folder} fits a row of {row} ids; take longer rows")
-    if packing.rejected:
-        log(f"{folder.name}: {len(packing.rejected)} examples are {TOO_LONG}, left out")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".shards-") as temporary:
             made = Path(temporary) / "shards"
             made.mkdir()
-            manifest = {
-                "version": VERSION,
-                "codec": codec,
-                "vocabulary": vocabulary,
-                "row": row,
-                "rows": len(packing.rows),
-                "examples": sum(map(len, packing.rows)),
-                "ids": sum(len(chosen[i][0]) for group in packing.rows for i in group),
-                "largest": max(int(chosen[i][0].max()) for group in packing.rows for i in group),
-                "learned": sum(int(chosen[i][1].sum()) for group in packing.rows for i in group),
-                "used": packing.used,
-                "rejects": {TOO_LONG: len(packing.rejected)} if packing.rejected else {},
-                "about": about,
-                "shards": _write(made, chosen, packing.rows),
-            }
+            entries = []
+            for number, group in enumerate(_groups(examples)):
+                entries.append(write_shard(made / f"{number}.array_record", group, row))
+            for number, entry in enumerate(entries):  # the names tell how many there are
+                entry["name"] = shard_name(number, len(entries))
+                if entry["rows"]:
+                    os.replace(made / f"{number}.array_record", made / entry["name"])
+                    index = (made / entry["name"]).with_suffix(".jsonl")
+                    os.replace(made / f"{number}.jsonl", index)
+            stamp = {"row": row, "codec": codec, "vocabulary": vocabulary, "about": about}
+            manifest = make_manifest(entries, **stamp)
+            if not manifest["rows"]:
+                raise UserError(f"no example for {folder} fits a row of {row} ids; longer rows?")
+            if manifest["rejects"]:
+                log(f"{folder.name}: {manifest['rejects'][TOO_LONG]} examples {TOO_LONG}, left out")
             (made / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
             if folder.exists():
                 if not (folder / "manifest.json").is_file() and any(folder.iterdir()):
@@ -128,28 +211,16 @@ def write_shards(
     return TokenShards.open(folder)
 
 
+def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    rest = iter(examples)
+    while group := list(itertools.islice(rest, EXAMPLES_PER_SHARD)):
+        yield group
+
+
 def _bits(weights: np.ndarray) -> np.ndarray:
     if not np.isin(weights, (0, 1)).all():
         raise ValueError("loss weights must be 0 or 1")
     return np.asarray(weights, bool)
-
-
-def _write(
-    folder: Path, chosen: list[tuple[np.ndarray, np.ndarray]], rows: list[list[int]]
-) -> list[dict[str, Any]]:
-    """Write the shards; name, rows and bytes of each."""
-    blocks = [rows[i : i + ROWS_PER_SHARD] for i in range(0, len(rows), ROWS_PER_SHARD)]
-    shards = []
-    for number, block in enumerate(blocks):
-        path = folder / f"rows-{number:05d}-of-{len(blocks):05d}.array_record"
-        writer = ArrayRecordWriter(str(path), "group_size:1,zstd")  # 1: read at random
-        for group in block:
-            ids, learned = zip(*(chosen[i] for i in group), strict=True)
-            lengths = np.array([len(one) for one in ids])
-            writer.write(encode_row(Row(lengths, np.concatenate(ids), np.concatenate(learned))))
-        writer.close()
-        shards.append({"name": path.name, "rows": len(block), "bytes": path.stat().st_size})
-    return shards
 
 
 class TokenShards:
@@ -165,7 +236,7 @@ class TokenShards:
         self.folder = folder
         self.manifest = manifest
         self.row: int = manifest["row"]
-        self._ends = list(itertools.accumulate(shard["rows"] for shard in manifest["shards"]))
+        self._ends = np.cumsum([shard["rows"] for shard in manifest["shards"]], dtype=np.int64)
         self._readers: dict[int, ArrayRecordReader] = {}
 
     @classmethod
@@ -220,7 +291,7 @@ class TokenShards:
         return shards
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> bytes:
         """The record of a row.
@@ -228,17 +299,55 @@ class TokenShards:
         Raises:
             UserError: the shard is damaged; it is named.
         """
-        number = bisect.bisect_right(self._ends, index)
-        shard = self.manifest["shards"][number]
-        path = self.folder / shard["name"]
-        try:
-            if number not in self._readers:
-                options = "readahead_buffer_size:0,max_parallelism:0"  # for random access
-                self._readers[number] = ArrayRecordReader(str(path), options)
-            place = index - self._ends[number] + shard["rows"]
-            return self._readers[number].read([place])[0]
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise UserError(f"shard {path} is damaged ({error}); prepare the data again") from error
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        """The records of rows int [n], in their order; those of a shard are read at once.
+
+        Raises:
+            IndexError: a row is not there.
+            UserError: a shard is damaged; it is named.
+        """
+        indices = np.asarray(indices, np.int64)
+        indices = np.where(indices < 0, indices + len(self), indices)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"rows {indices} of {len(self)}")
+        number = np.searchsorted(self._ends, indices, side="right")
+        records = [b""] * len(indices)
+        for shard in np.unique(number).tolist():
+            mine = np.flatnonzero(number == shard)
+            first = self._ends[shard] - self.manifest["shards"][shard]["rows"]
+            path = self.folder / self.manifest["shards"][shard]["name"]
+            try:
+                if shard not in self._readers:
+                    options = "readahead_buffer_size:0,max_parallelism:0"  # for random access
+                    self._readers[shard] = ArrayRecordReader(str(path), options)
+                found = self._readers[shard].read((indices[mine] - first).tolist())
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise UserError(
+                    f"shard {path} is damaged ({error}); prepare the data again"
+                ) from error
+            for place, record in zip(mine, found, strict=True):
+                records[place] = record
+        return records
+
+    def about(self) -> Iterator[dict[str, Any]]:
+        """What the index says of each example, in the order of the rows; `row` counts over all.
+
+        Raises:
+            UserError: an index is missing or damaged.
+        """
+        first = 0
+        for shard in self.manifest["shards"]:
+            path = (self.folder / shard["name"]).with_suffix(".jsonl")
+            try:
+                with path.open(encoding="utf-8") as file:
+                    for line in file:
+                        one = json.loads(line)
+                        yield one | {"row": first + one["row"]}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"index {path} is damaged ({error}); prepare again") from error
+            first += shard["rows"]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": {}}  # readers do not go to worker processes

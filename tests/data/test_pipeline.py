@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from llasa_jax.data.pipeline import collate, ordered_batches, packed_batches
+from llasa_jax.data.pipeline import (
+    PATTERN,
+    READING,
+    RowOrder,
+    Source,
+    collate,
+    ordered_batches,
+    packed_batches,
+)
 from llasa_jax.data.shards import Row, TokenShards, write_shards
 from llasa_jax.errors import UserError
 
@@ -126,3 +134,66 @@ def test_an_id_that_the_manifest_does_not_know(shards):
     with pytest.raises(UserError, match=f"id {largest} is out of the vocabulary of {largest}"):
         TokenShards.open(shards.folder, ids=largest)
     assert len(TokenShards.open(shards.folder, ids=largest + 1)) == len(shards)
+
+
+def test_sources_take_turns_by_their_weights():
+    order = RowOrder([7, 5, 3], [3, 1, 0.5], seed=4)
+    source, row = order(np.arange(3 * PATTERN))
+    shares = np.bincount(source) / len(source)
+    np.testing.assert_allclose(shares, np.array([3, 1, 0.5]) / 4.5, atol=2 / PATTERN)
+    window = np.bincount(source[1000:1090], minlength=3)  # and evenly at once
+    np.testing.assert_allclose(window, [60, 20, 10], atol=1)
+    for number, length in enumerate([7, 5, 3]):
+        rows = row[source == number]
+        epochs = rows[: len(rows) // length * length].reshape(-1, length)
+        assert (np.sort(epochs, axis=1) == np.arange(length)).all()
+        assert len({tuple(epoch) for epoch in epochs[:50]}) > 2
+
+
+def test_a_slot_is_computed_alone():
+    order = RowOrder([1000, 10], [1, 2], seed=9)
+    whole = order(np.arange(2 * PATTERN, 2 * PATTERN + 500))
+    some = order(np.array([2 * PATTERN + 499, 2 * PATTERN]))
+    for ours, theirs in zip(some, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs[[499, 0]])
+    other = RowOrder([1000, 10], [1, 2], seed=10)(np.arange(2 * PATTERN, 2 * PATTERN + 500))
+    assert (whole[1] != other[1]).any()
+
+
+@pytest.fixture(scope="module")
+def mixture(shards, tmp_path_factory):
+    """The rows above and twenty examples of ids above 100,000, one to two."""
+    examples = [(100_000 + 100 * k + np.arange(9), np.ones(9)) for k in range(20)]
+    folder = tmp_path_factory.mktemp("more") / "train"
+    more = write_shards(folder, examples, row=SIZE, codec="c", vocabulary="v", about={})
+    return [Source(shards, 1.0), Source(more, 2.0)]
+
+
+def batches_of(mixture, process, processes, first, last):
+    """As a training run reads them: by Grain's threads, from a step on."""
+    made = packed_batches(mixture, 8, 5, process=process, processes=processes)
+    reader = iter(made[first:last].to_iter_dataset(READING))
+    return list(reader)
+
+
+def test_the_same_global_batches_after_any_restart_and_on_any_number_of_processes(mixture):
+    whole = batches_of(mixture, 0, 1, 0, 24)
+    assert 0 < np.mean([np.mean(b["tokens"] >= 100_000) for b in whole]) < 1
+    # Restarted at every third step; the number of processes changes each time.
+    for first in range(0, 24, 3):
+        processes = (1, 2, 4)[first // 3 % 3]
+        parts = [batches_of(mixture, p, processes, first, first + 3) for p in range(processes)]
+        for step in range(3):
+            pieces = [part[step] for part in parts]
+            joined = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+            equal(joined, whole[first + step])
+
+
+def test_mixtures_that_cannot_be(mixture, shards, tmp_path):
+    other = write_shards(
+        tmp_path / "t", [(np.arange(1, 9), np.ones(8))], row=9, codec="c", vocabulary="v", about={}
+    )
+    with pytest.raises(UserError, match="rows of 9 ids"):
+        packed_batches([*mixture, Source(other)], 8, 0)
+    with pytest.raises(UserError, match="weight 0"):
+        packed_batches([Source(shards, 0.0)], 8, 0)

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llasa_jax.data import shards as module
-from llasa_jax.data.shards import Row, TokenShards, decode_row, encode_row, write_shards
+from llasa_jax.data.shards import (
+    Example,
+    Row,
+    TokenShards,
+    decode_row,
+    encode_row,
+    write_shards,
+)
 from llasa_jax.errors import UserError
 
 MADE = {"row": 64, "codec": "c0dec", "vocabulary": "v0cab", "about": {"hours": 1.5}}
@@ -25,7 +32,7 @@ def examples(count=40, seed=0, longest=40):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_PER_SHARD", 5)
+    monkeypatch.setattr(module, "EXAMPLES_PER_SHARD", 12)
     write_shards(tmp_path / "train", examples(), **MADE)
     return tmp_path / "train"
 
@@ -67,6 +74,7 @@ def test_manifest(folder):
     assert manifest["ids"] == sum(len(ids) for ids, _ in examples())
     assert manifest["learned"] == sum(int(w.sum()) for _, w in examples())
     assert manifest["used"] == manifest["ids"] / (64 * manifest["rows"])
+    assert manifest["largest"] == max(int(ids.max()) for ids, _ in examples())
     assert manifest["about"] == {"hours": 1.5} and manifest["rejects"] == {}
 
 
@@ -167,3 +175,34 @@ def test_goes_to_another_process(folder):
     shards = TokenShards.open(folder)
     first = shards[0]
     assert pickle.loads(pickle.dumps(shards))[0] == first
+
+
+def test_an_index_tells_of_every_example(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EXAMPLES_PER_SHARD", 12)
+    made = [Example(ids, w, {"id": f"ü/{k}"}) for k, (ids, w) in enumerate(examples(longest=70))]
+    shards = write_shards(tmp_path / "train", made, **MADE)
+    told = list(shards.about())
+    assert sum(shard["rows"] for shard in shards.manifest["shards"]) == len(shards)
+    assert {one["row"] for one in told} == set(range(len(shards)))
+    place = 0
+    for number in range(len(shards)):
+        row = decode_row(shards[number])
+        for ids in np.split(row.ids, np.cumsum(row.lengths)[:-1]):
+            one = made[int(told[place]["id"].removeprefix("ü/"))]
+            assert told[place]["row"] == number
+            np.testing.assert_array_equal(ids, one.ids)
+            place += 1
+    assert place == len(told) == shards.manifest["examples"]
+    index = sorted((tmp_path / "train").glob("*.jsonl"))[-1]
+    index.write_text("no json")
+    with pytest.raises(UserError, match=index.name):
+        list(shards.about())
+
+
+def test_many_rows_are_read_at_once_in_any_order(folder):
+    shards = TokenShards.open(folder)
+    wanted = np.array([len(shards) - 1, 0, 7, 0, -1, 3])
+    assert shards.read(wanted) == [shards[int(i)] for i in wanted]
+    for wrong in (len(shards), -len(shards) - 1):
+        with pytest.raises(IndexError):
+            shards[wrong]
