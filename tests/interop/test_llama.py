@@ -13,6 +13,7 @@ from llasa_jax.config import DecoderConfig, RopeScaling
 from llasa_jax.errors import UserError
 from llasa_jax.interop.llama import export_llama, import_llama
 from llasa_jax.lm.model import Decoder, rope_frequencies
+from llasa_jax.lm.released import LLASA_1B, LLASA_3B, LLASA_8B
 from llasa_jax.lm.vocabulary import BEGIN, END_OF_TEXT, EOT, HEADER, HEADER_END, Vocabulary
 from llasa_jax.lm.vocabulary import nano_vocabulary as nano
 
@@ -271,16 +272,78 @@ def llama_3_tokenizer(texts):
     return tokenizer
 
 
+# The chat of Llama 3.2 Instruct, written from its documented behaviour: a system turn with two
+# dates (today's, unless `date_string` is given or there is no clock), then each turn, trimmed.
+LLAMA_32 = """\
+{{- bos_token }}
+{%- if date_string is not defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]["role"] == "system" %}
+    {%- set system, turns = messages[0]["content"] | trim, messages[1:] %}
+{%- else %}
+    {%- set system, turns = "", messages %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Cutting Knowledge Date: December 2023\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{{- system }}
+{{- "<|eot_id|>" }}
+{%- for turn in turns %}
+    {{- "<|start_header_id|>" + turn["role"] + "<|end_header_id|>\\n\\n" }}
+    {{- turn["content"] | trim + "<|eot_id|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" }}
+{%- endif %}"""
+
+ODD = [
+    "你好，世界。今天天气很好！",
+    "我在2024年7月26日读了3本书",
+    "🙂 emoji 👩‍👩‍👧‍👦 and 🇳🇱",
+    "  two blanks before, three behind   ",
+    "\ttab\n\nand lines\n",
+    "\r\nWindows\r\n",
+    "naïve café — “quotes” … ﬁ ½",
+    "नमस्ते दुनिया",
+    "العربية",
+    "don't we'll I'M 1234567890",
+    "{{ messages }} {% raw %}",
+    "user: assistant system",
+]
+TYPED = [
+    "say <|eot_id|> now",
+    "<|TEXT_UNDERSTANDING_END|><|eot_id|>",
+    "<|s_7|><|SPEECH_GENERATION_END|>",
+    "<|begin_of_text|>",
+]
+
+
 def sentences(count):
+    """Texts to speak: the odd ones, and sentences of odd words."""
     numbers = np.random.default_rng(0)
     words = (
         "the a Voice speaks, slowly. don't 1999 héllo ñandú — 'we'll' U.S. (sic) 中文 ok!".split()
     )
-    return [" ".join(numbers.choice(words, numbers.integers(1, 20))) for _ in range(count)]
+    made = [" ".join(numbers.choice(words, numbers.integers(1, 20))) for _ in range(count)]
+    return (ODD + made)[:count]
+
+
+def chat(text, *spoken):
+    tagged = f"<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
+    return [
+        {"role": "user", "content": "Convert the text to speech:" + tagged},
+        {"role": "assistant", "content": "".join(("<|SPEECH_GENERATION_START|>", *spoken))},
+    ]
 
 
 @pytest.mark.parity
-def test_template_is_that_of_the_chat_template(tmp_path):
+@pytest.mark.parametrize("template", ["exported", "llama-3.2"])
+def test_template_is_that_of_the_chat_template(tmp_path, template):
     from transformers import AutoTokenizer
 
     texts = sentences(200)
@@ -288,17 +351,40 @@ def test_template_is_that_of_the_chat_template(tmp_path):
     config = dataclasses.replace(SMALL, text_vocab=vocabulary.text_vocab, codes=50)
     export_llama(tmp_path, config, random_params(config), vocabulary)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
+    options = {"return_dict": False}
+    if template == "llama-3.2":
+        theirs.chat_template = LLAMA_32
+        options["date_string"] = "26 Jul 2024"
     for text in texts:
-        tagged = f"<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
-        chat = [
-            {"role": "user", "content": "Convert the text to speech:" + tagged},
-            {"role": "assistant", "content": "<|SPEECH_GENERATION_START|><|s_7|><|s_49|>"},
-        ]
-        ids = theirs.apply_chat_template(chat, continue_final_message=True, return_dict=False)
+        said = chat(text, "<|s_7|>", "<|s_49|>")
+        ids = theirs.apply_chat_template(said, continue_final_message=True, **options)
         assert ids == vocabulary.prompt(text, [7, 49]).tolist()
-        chat[1]["content"] += "<|SPEECH_GENERATION_END|>"
-        ids = theirs.apply_chat_template(chat, return_dict=False)
+        said = chat(text, "<|s_7|>", "<|s_49|>", "<|SPEECH_GENERATION_END|>")
+        ids = theirs.apply_chat_template(said, **options)
         assert ids == vocabulary.example(text, [7, 49])[0].tolist()
+        listen = [
+            {
+                "role": "user",
+                "content": "Convert the speech to text:<|SPEECH_UNDERSTANDING_START|><|s_3|>"
+                "<|SPEECH_UNDERSTANDING_END|>",
+            },
+            {
+                "role": "assistant",
+                "content": f"<|TEXT_GENERATION_START|>{text}<|TEXT_GENERATION_END|>",
+            },
+        ]
+        ids = theirs.apply_chat_template(listen, **options)
+        assert ids == vocabulary.example(text, [3], "understanding")[0].tolist()
+    # Tags that a user types are tags to the chat template, and text here: the frame is the same.
+    frame = vocabulary.prompt("x").tolist()
+    place = frame.index(vocabulary.text_vocab + 2) + 1
+    for text in TYPED:
+        found = vocabulary.prompt(text).tolist()
+        inside = found[place : len(found) - len(frame) + place + 1]
+        assert found == [*frame[:place], *inside, *frame[place + 1 :]]
+        assert theirs.decode(inside) == text
+        assert max(inside) < vocabulary.tokenizer.token_to_id(BEGIN)
+        assert inside != theirs(text, add_special_tokens=False).input_ids
 
 
 @pytest.mark.parity
@@ -316,27 +402,45 @@ def test_rotary_frequencies_are_those_of_transformers_to_the_last_bit(tmp_path, 
 
 
 NANO = DecoderConfig(text_vocab=267, codes=4096)
-ONE_B = DecoderConfig(
-    dim=2048, ffn=8192, layers=2, heads=32, kv_heads=8, head_dim=64, text_vocab=267, codes=1024
-)
+CUT = dict(layers=2, text_vocab=267, codes=1024, attention="reference", compute_dtype="float32")
+WHOLE = 5_000_000_000
+
+
+def released(lm):
+    """A released shape with its first two layers, a small vocabulary and plain arithmetic."""
+    return dataclasses.replace(lm, remat="none", **CUT)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "config",
+    "config, shard_bytes",
     [
-        dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=32.0)),
-        dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=8.0), tied_embeddings=False),
-        NANO,
-        dataclasses.replace(ONE_B, rope_scaling=RopeScaling(factor=32.0)),
+        (dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=32.0)), WHOLE),
+        (
+            dataclasses.replace(NANO, rope_scaling=RopeScaling(factor=8.0), tied_embeddings=False),
+            1_000_000,
+        ),
+        (NANO, WHOLE),
+        (released(LLASA_1B), WHOLE),
+        pytest.param(released(LLASA_3B), WHOLE, marks=pytest.mark.slow),
+        pytest.param(released(LLASA_8B), 500_000_000, marks=pytest.mark.slow),
     ],
-    ids=["nano", "nano-untied", "nano-unscaled", "1b-2-layers"],
+    ids=[
+        "nano",
+        "nano-untied-shards",
+        "nano-unscaled",
+        "1b-2-layers",
+        "3b-2-layers",
+        "8b-2-layers",
+    ],
 )
-def test_logits_are_those_of_transformers(tmp_path, config):
+def test_logits_are_those_of_transformers(tmp_path, config, shard_bytes):
     import torch
     from transformers import LlamaForCausalLM
 
-    params = exported(tmp_path, config)
+    params = random_params(config)
+    export_llama(tmp_path, config, params, nano(config.codes), shard_bytes=shard_bytes)
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (shard_bytes < WHOLE)
     ids = np.random.default_rng(1).integers(0, config.vocab, (1, 2048))
     model, report = LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
