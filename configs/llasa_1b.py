@@ -1,6 +1,6 @@
 """Llasa-1B as the paper trained it: Llama 3.2 1B with speech in its vocabulary.
 
-    llasa train llasa_1b --tokens runs/speech/tokens --out runs/llasa_1b
+    llasa train llasa_1b --tokens runs/speech/tokens --model runs/speech --out runs/llasa_1b
     llasa plan llasa_1b --program train --topology v6e:4x4 --json
 
 16 layers of 2,048, 32 heads over 8, tied embeddings: 1.370 B parameters, 0.397 B of them the table

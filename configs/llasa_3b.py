@@ -1,6 +1,6 @@
 """Llasa-3B as the paper trained it: Llama 3.2 3B with speech in its vocabulary.
 
-    llasa train llasa_3b --tokens runs/speech/tokens --out runs/llasa_3b
+    llasa train llasa_3b --tokens runs/speech/tokens --model runs/speech --out runs/llasa_3b
     llasa plan llasa_3b --program train --topology v6e:8x8 --json
 
 28 layers of 3,072, 24 heads over 8, tied embeddings: 3.414 B parameters, 0.595 B of them the table

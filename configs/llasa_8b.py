@@ -1,6 +1,6 @@
 """Llasa-8B as the paper trained it: Llama 3.1 8B with speech in its vocabulary.
 
-    llasa train llasa_8b --tokens runs/speech/tokens --out runs/llasa_8b
+    llasa train llasa_8b --tokens runs/speech/tokens --model runs/speech --out runs/llasa_8b
     llasa plan llasa_8b --program train --topology v6e:16x16 --json
 
 32 layers of 4,096, 32 heads over 8, a head of its own: 8.567 B parameters, 1.588 B of them the

@@ -1,0 +1,20 @@
+"""Speech recognition with Llasa-1B: speech codes in, text out (section 4.3 of the paper).
+
+    llasa data tokens --store runs/speech/corpus --model runs/speech --out runs/asr/tokens \\
+        --row 2048 --direction understanding
+    llasa train llasa_asr_1b --tokens runs/asr/tokens --model runs/speech --out runs/asr/1b
+
+Model and recipe of `llasa_1b` (1.370 B parameters); only the token rows differ, whose loss is on
+the text and its end (docs/language-model.md). Neither the paper's prompt nor its hours are known
+here: these are three epochs of 50,000 hours, as LibriHeavy has them: 31e9 tokens (14,761 steps),
+2.6e20 FLOPs, about 200 chip-hours of v6e at 40 % of its peak (estimated). The paper's model errs in
+2.3 % of words on LibriSpeech test-clean, 7.2 % on test-other (table 3). Nobody has run it to
+its end here.
+"""
+
+from llasa_jax.config import DecoderRun
+from llasa_jax.lm.released import LLASA_1B, paper_run
+
+
+def get_config() -> DecoderRun:
+    return paper_run(LLASA_1B, hours=50_000)
