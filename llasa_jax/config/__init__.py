@@ -15,6 +15,7 @@ from llasa_jax.config.codec import (
     TransformerConfig,
 )
 from llasa_jax.config.lm import (
+    AttentionBlocks,
     DecoderConfig,
     RopeScaling,
 )
@@ -48,6 +49,7 @@ from llasa_jax.config.verifiers import (
 )
 
 __all__ = [
+    "AttentionBlocks",
     "CodecConfig",
     "CodecRun",
     "ConvConfig",

@@ -17,11 +17,33 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class AttentionBlocks:
+    """Tokens a block of splash attention, at most: of queries and of keys, on the way back too."""
+
+    queries: int = 1024
+    keys: int = 1024
+    queries_back: int = 1024
+    keys_back: int = 1024
+
+    def __post_init__(self):
+        sizes = (self.queries, self.keys, self.queries_back, self.keys_back)
+        require(min(sizes) >= 128, "lm.attention_blocks: at least 128 tokens each")
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """A Llama decoder over text and speech ids.
 
     `text_vocab` counts the text tokenizer's ids with its own special tokens; the 8 tags and the
     `codes` speech ids follow it, as in the released models (128256 + 8 + 65536 = 193800).
+
+    `remat` says what a layer keeps for the way back: "none" recomputes nothing, "full" everything,
+    "dots" all but the products with weights, "attention" all but the attention's inputs and
+    outputs, which "offload" keeps in the host's memory.
+
+    `unseen` is an id that no position attends to: 128009, the <|eot_id|> of Llama 3, as in the
+    official training (sentences are padded with it, and each holds three); None as in the official
+    inference, where all are seen.
     """
 
     dim: int = 256
@@ -38,9 +60,11 @@ class DecoderConfig:
     tied_embeddings: bool = True
     vocab_multiple: int = 256
     attention: Literal["reference", "splash", "cudnn"] = "reference"
+    attention_blocks: AttentionBlocks = AttentionBlocks()
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "full", "dots", "attention", "offload"] = "none"
     scan_layers: bool = True
+    unseen: int | None = None
 
     def __post_init__(self):
         sizes = (self.dim, self.ffn, self.layers, self.heads, self.kv_heads, self.head_dim)

@@ -1,6 +1,7 @@
 """What a file in `configs/` gives: a model, how it is trained, and its data."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llasa_jax.config.checks import require
 from llasa_jax.config.codec import CodecConfig, DiscriminatorConfig
@@ -70,12 +71,25 @@ class CodecRun:
 
 @dataclass(frozen=True)
 class DecoderRun:
-    """`llasa train`: the language model and its packed rows."""
+    """`llasa train`: the language model and its packed rows of `row` ids.
+
+    The loss (`lm.loss.chunked_cross_entropy`) takes `loss_chunk` positions of a row at a time; the
+    head's gradient adds up over them in `loss_accumulate`, and `loss_neighbours` devices along fsdp
+    share the vocabulary. `z_loss` is the weight of the squared log of softmax's denominator.
+    """
 
     lm: DecoderConfig = DecoderConfig()
     train: TrainConfig = TrainConfig()
     row: int = 512
     loss_chunk: int = 128
+    loss_accumulate: Literal["float32", "bfloat16"] = "float32"
+    loss_neighbours: int = 1
+    z_loss: float = 0.0
+
+    def __post_init__(self):
+        sizes = (self.row, self.loss_chunk, self.loss_neighbours)
+        require(min(sizes) > 0, "row, loss_chunk, loss_neighbours: must be positive")
+        require(self.z_loss >= 0, "z_loss: must not be negative")
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,34 @@ the sampler needs only the speech rows of the vocabulary.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig
-from llasa_jax.lm.attention import attention
+from llasa_jax.lm.attention import UNSEEN, attention
+from llasa_jax.parallel.mesh import Rules, constrain, current_mesh
 
 MASKED = -1e30  # logit of a padded row: no probability, and no NaN where all of a slice is padding
 
+# "attention" marks q, k, v and the attention's result (splash: and its residuals).
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attention"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -63,6 +74,15 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [B, S, in] W [in, out] -> [B, S, out], in the dtype of x."""
+    kernel = kernel.astype(x.dtype)
+    if current_mesh() is not None:  # B and S may be split: they stay apart
+        return x @ kernel
+    # One row axis: the kernel's gradient then contracts one axis, twice as fast on CPUs.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
 class SelfAttention(nnx.Module):
     """Grouped-query self-attention: N query heads share K key-value heads of size H."""
 
@@ -83,10 +103,12 @@ class SelfAttention(nnx.Module):
         q = rotate(jnp.einsum("BSD,DNH->BSNH", x, self.q[...].astype(x.dtype)), angles)
         k = rotate(jnp.einsum("BSD,DKH->BSKH", x, self.k[...].astype(x.dtype)), angles)
         v = jnp.einsum("BSD,DKH->BSKH", x, self.v[...].astype(x.dtype))
-        y, out = attend(q, k, v, *cache)
+        q = constrain(q, "batch", "length", "heads", "head_dim")
+        k, v = (constrain(x, "batch", "length", "kv_heads", "head_dim") for x in (k, v))
+        y, out = attend(*(checkpoint_name(x, "attention") for x in (q, k, v)), *cache)
+        y = checkpoint_name(y, "attention").reshape(*x.shape[:2], -1)
         # As one matrix: XLA for CPUs would first transpose a kernel of three axes.
-        kernel = self.out[...].astype(x.dtype).reshape(-1, x.shape[-1])
-        return y.reshape(*x.shape[:2], -1) @ kernel, out
+        return project(y, self.out[...].reshape(-1, x.shape[-1])), out
 
 
 class FeedForward(nnx.Module):
@@ -101,7 +123,9 @@ class FeedForward(nnx.Module):
         self.down = nn.Linear(ffn, dim, ("mlp", "embed"), init=down_init, **linear)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        gate, up = (project(x, one.kernel[...]) for one in (self.gate, self.up))
+        gate, up = (constrain(y, "batch", "length", "mlp") for y in (gate, up))
+        return project(jax.nn.silu(gate) * up, self.down.kernel[...])
 
 
 class Layer(nnx.Module):
@@ -118,8 +142,8 @@ class Layer(nnx.Module):
     ) -> Any:
         """x [B, S, D] -> x; with `cache` (possibly empty) -> (x, what `attend` returns beside)."""
         y, out = self.attention(self.attention_norm(x), angles, attend, cache or ())
-        x = x + y
-        x = x + self.ffn(self.ffn_norm(x))
+        x = constrain(x + y, "batch", "length", None)
+        x = constrain(x + self.ffn(self.ffn_norm(x)), "batch", "length", None)
         return x if cache is None else (x, out)
 
 
@@ -153,30 +177,43 @@ class Decoder(nnx.Module):
                 its own segment. None: each row is one sequence.
         """
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-            return attention(q, k, v, segments, implementation=self.config.attention), None
-
+        attend = self._attend(tokens, segments)
         x, angles = self.embed(tokens, positions)
-        return self.norm(self.layers(x, angles, attend)[0])
+        x, _ = self.layers(x, angles, lambda q, k, v: (attend(q, k, v), None))
+        return self.norm(x)
 
     def prefill(
         self, tokens: jax.Array, positions: jax.Array, segments: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """As `hidden`, and every layer's keys and values: two [L, B, K, S, H]."""
+        attend = self._attend(tokens, segments)
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
-            y = attention(q, k, v, segments, implementation=self.config.attention)
-            return y, (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
+        def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
+            return attend(q, k, v), (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
 
         x, angles = self.embed(tokens, positions)
-        x, keys_values = self.layers(x, angles, attend, each=())
+        x, keys_values = self.layers(x, angles, attend_and_keep, each=())
         return self.norm(x), keys_values
+
+    def _attend(self, tokens: jax.Array, segments: jax.Array | None) -> Callable:
+        """(q, k, v) -> the attention's result, within segments [B, S], as configured."""
+        key_segments = segments
+        if self.config.unseen is not None:
+            segments = jnp.zeros_like(tokens) if segments is None else segments
+            key_segments = jnp.where(tokens == self.config.unseen, UNSEEN, segments)
+        return partial(
+            attention,
+            segments=segments,
+            key_segments=key_segments,
+            implementation=self.config.attention,
+            blocks=self.config.attention_blocks,
+        )
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, tuple]:
         """Ids and positions [B, S] -> what the layers take: x [B, S, D], rotary (cos, sin)."""
         angle = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
-        x = self.embedding[...][tokens].astype(jnp.dtype(self.config.compute_dtype))
-        return x, (jnp.cos(angle), jnp.sin(angle))
+        x = look_up(self.embedding[...], tokens, jnp.dtype(self.config.compute_dtype))
+        return constrain(x, "batch", "length", None), (jnp.cos(angle), jnp.sin(angle))
 
     def unstacked(self) -> list[Layer]:
         """The layers one by one, for a decoding loop whose caches differ from layer to layer."""
@@ -197,11 +234,44 @@ class Decoder(nnx.Module):
         return head_logits(hidden, self.head_table()[start:stop], self.config.vocab - start)
 
 
-def head_logits(hidden: jax.Array, table: jax.Array, vocab: int) -> jax.Array:
+def look_up(table: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Rows of the table [V, D] for ids [B, S]: [B, S, D].
+
+    On a mesh the table stays where it is, split by its width over `fsdp` and by ids over `tensor`:
+    each device looks all its neighbours' ids up in its part, and they exchange what they found.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return table[tokens].astype(dtype)
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+
+    def on_device(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        if fsdp > 1:
+            tokens = jax.lax.all_gather(tokens, "fsdp", tiled=True)
+        if tensor == 1:
+            x = table[tokens].astype(dtype)
+        else:
+            place = tokens - jax.lax.axis_index("tensor") * len(table)
+            found = table[jnp.clip(place, 0, len(table) - 1)].astype(dtype)
+            here = (place >= 0) & (place < len(table))
+            x = jax.lax.psum(jnp.where(here[..., None], found, 0), "tensor")
+        return jax.lax.all_to_all(x, "fsdp", 0, 2, tiled=True) if fsdp > 1 else x
+
+    spec = Rules().spec
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(spec(("vocab", "embed")), spec(("batch", "length"))),
+        out_specs=spec(("batch", "length", None)),
+        check_vma=False,
+    )(table, tokens)
+
+
+def head_logits(hidden: jax.Array, table: jax.Array, vocab: int | jax.Array) -> jax.Array:
     """hidden [..., D] x table [V, D] -> float32 logits [..., V], rows from `vocab` on masked."""
     logits = jnp.einsum(
         "...D,VD->...V", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
     )
-    if vocab >= table.shape[0]:
+    if isinstance(vocab, int) and vocab >= table.shape[0]:
         return logits
     return jnp.where(jnp.arange(table.shape[0]) < vocab, logits, MASKED)

@@ -72,5 +72,8 @@ def paper_run(lm: DecoderConfig, hours: float = 250_000) -> DecoderRun:
             save_every=1_000,
         ),
         row=ROW,
-        loss_chunk=256,
+        loss_chunk=128,
+        loss_accumulate="bfloat16",
+        loss_neighbours=4,
+        z_loss=1e-4,
     )

@@ -6,12 +6,13 @@ in one place which mesh axis each name lies on; changing the parallelism changes
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from llasa_jax.errors import UserError
 
@@ -109,8 +110,38 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def on_mesh(mesh: Mesh) -> AbstractContextManager:
+    """Within it, what is traced knows the mesh it will run on: `current_mesh`, `constrain`."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh of `on_mesh`; None outside, and for a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """x, laid on the current mesh by its axes' logical names; left to the compiler without one.
+
+    Activations need it: by the parameters alone the compiler may split them by width.
+
+    Raises:
+        UserError: as `sharding`.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return x
+    where = sharding(mesh, Rules(), axes, x.shape, "activations")
+    return jax.lax.with_sharding_constraint(x, where)
+
+
 def sharding(
-    mesh: Mesh, rules: Rules, axes: Sequence[str | None], shape: Sequence[int], what: str = "array"
+    mesh: Mesh | AbstractMesh,
+    rules: Rules,
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    what: str = "array",
 ) -> NamedSharding:
     """Where an array of this shape and these logical axes lies.
 

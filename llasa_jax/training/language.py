@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderConfig, DecoderRun
+from llasa_jax.config import DecoderRun
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
 from llasa_jax.training.loop import Objective
@@ -23,7 +23,7 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
         levels: of the codec's FSQ. Codes that share digits start with rows that are alike, for
             they sound alike: a table of independent rows learns that only code by code.
     """
-    nats = _batch_nats(run.lm, run.loss_chunk)
+    batch_loss = _batch_loss(run, run.z_loss)
     axes = nn.logical_axes(*nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs)))
 
     def init(key: jax.Array) -> dict:
@@ -36,8 +36,8 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
         return params
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        mean = nats(params, batch).mean
-        return mean, {"nats": mean}
+        found = batch_loss(params, batch)
+        return found.mean, {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
 
     return Objective("language model", init, loss, axes, ("batch", "length"))
 
@@ -54,26 +54,30 @@ def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
 
 def validation_nats(run: DecoderRun, batches: grain.MapDataset) -> Callable[[dict, int], dict]:
     """(params, step) -> {"nats": mean over every learned token of `batches`}."""
-    nats = jax.jit(_batch_nats(run.lm, run.loss_chunk))
+    nats = jax.jit(_batch_loss(run, z_loss=0.0))
 
     def validate(params: dict, step: int) -> dict:
         parts = [nats(params, batches[i]) for i in range(len(batches))]
-        total, weight = (sum(values) for values in zip(*parts, strict=True))
-        return {"nats": total / weight}
+        return {"nats": sum(part.nats for part in parts) / sum(part.weight for part in parts)}
 
     return validate
 
 
-def _batch_nats(config: DecoderConfig, chunk: int) -> Callable[[dict, dict], Loss]:
-    graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
+def _batch_loss(run: DecoderRun, z_loss: float) -> Callable[[dict, dict], Loss]:
+    graphdef, _ = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
 
-    def nats(params: dict, batch: dict) -> Loss:
+    def batch_loss(params: dict, batch: dict) -> Loss:
         model = nn.merge(graphdef, params)
-        hidden = model.hidden(batch["tokens"], batch["positions"], batch["segments"])
-        targets, weights = batch["targets"], batch["weights"]
-        table = model.head_table()
         return chunked_cross_entropy(
-            hidden, table, targets, weights, vocab=config.vocab, chunk=chunk
+            model.hidden(batch["tokens"], batch["positions"], batch["segments"]),
+            model.head_table(),
+            batch["targets"],
+            batch["weights"],
+            vocab=run.lm.vocab,
+            chunk=run.loss_chunk,
+            z_loss=z_loss,
+            accumulate=run.loss_accumulate,
+            neighbours=run.loss_neighbours,
         )
 
-    return nats
+    return batch_loss

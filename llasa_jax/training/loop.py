@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from llasa_jax.config import MeshConfig, OptimizerConfig, TrainConfig
 from llasa_jax.console import bar
 from llasa_jax.errors import UserError
-from llasa_jax.parallel.mesh import Rules, make_mesh, sharding, shardings
+from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh, sharding, shardings
 from llasa_jax.training.checkpoints import Checkpoints
 from llasa_jax.training.optimizers import learning_rate, make_optimizer
 from llasa_jax.training.record import Curve, Pace, Plan
@@ -146,7 +146,8 @@ def fit(
                     row = _mean_row(objective.name, pending)
                     pending = []
                     if validating:
-                        found = validate(_kept(state), step)
+                        with jax.set_mesh(mesh):
+                            found = validate(_kept(state), step)
                         row |= {f"valid_{k}": float(v) for k, v in found.items()}
                     curve.write(row)
                     progress.advance(0, **{k: v for k, v in row.items() if k != "step"})
@@ -260,7 +261,8 @@ def make_step(objective: Objective, config: TrainConfig, mesh: Mesh) -> Callable
     places = _places(abstract_state(objective, config, mesh)[0])
 
     def step(state: dict, *given: Any) -> tuple[dict, dict]:
-        new, metrics = train_step(objective, config, state, *given)
+        with on_mesh(mesh):
+            new, metrics = train_step(objective, config, state, *given)
         return jax.lax.with_sharding_constraint(new, {name: places[name] for name in new}), metrics
 
     return step

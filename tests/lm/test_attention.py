@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llasa_jax.config import AttentionBlocks
 from llasa_jax.errors import UserError
-from llasa_jax.lm.attention import attention, reference_attention
+from llasa_jax.lm.attention import UNSEEN, attention, reference_attention, splash_kernel
 
 
 def tensors(length, batch=2, heads=4, kv_heads=2, size=8):
@@ -52,6 +53,25 @@ def test_blocks_change_neither_values_nor_gradients():
     jax.tree.map(equal, whole, blocks)
 
 
-def test_unknown_implementation_is_refused():
-    with pytest.raises(UserError, match="not available"):
-        attention(*tensors(4), implementation="splash")
+def test_unseen_keys_are_as_if_they_were_not_there():
+    q, k, v = tensors(9)
+    kept = np.array([0, 1, 2, 4, 5, 7])
+    segments = jnp.zeros((2, 9), jnp.int32)
+    hidden = jnp.ones((2, 9), jnp.int32).at[:, kept].set(0) * UNSEEN
+    found = jax.jit(attention)(q, k, v, segments, hidden)
+    short = jax.jit(attention)(*(x[:, kept] for x in (q, k, v)))
+    np.testing.assert_allclose(found[:, kept], short, atol=1e-6)
+
+
+def test_all_implementations_are_equal_on_meshes_too(eight_devices):
+    """Splash attention interpreted, cuDNN's arguments given to XLA; rows split by length."""
+    errors = eight_devices("attention")
+    assert len(errors) == 6
+    assert all(error < 1e-5 for error in errors.values()), errors
+
+
+def test_rows_that_splash_cannot_divide():
+    with pytest.raises(UserError, match="a multiple of 128, got 100"):
+        attention(*tensors(100), implementation="splash")
+    with pytest.raises(UserError, match="a multiple of 512, got 1280"):
+        splash_kernel(2, 1280, AttentionBlocks(), parts=4)
