@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from llasa_jax.errors import UserError
@@ -14,7 +15,10 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self.folder = folder
-        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self.manager = ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=handler
+        )
 
     @property
     def latest(self) -> int | None:
@@ -30,16 +34,33 @@ class Checkpoints:
         Raises:
             UserError: if it is damaged or belongs to another configuration.
         """
+        place = f"checkpoint {self.folder}/{step}"
+        advice = f"delete {self.folder} to start again"
         try:
+            held = _shapes(self.manager.item_metadata(step))
+            wanted = _shapes(template)
+            # Before it reads: of many arrays at once Orbax would complain in hundreds of lines.
+            for name in sorted(held.keys() | wanted.keys(), key=lambda n: (".opt." in n, n)):
+                if held.get(name) != wanted.get(name):
+                    raise ValueError(
+                        f"{name} is {held.get(name, 'missing')} there, "
+                        f"{wanted.get(name, 'missing')} in this configuration"
+                    )
             return self.manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, OSError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            place = f"checkpoint {self.folder}/{step}"
-            raise UserError(
-                f"{place}: cannot be restored ({reason}); delete {self.folder} to start again"
-            ) from error
+            raise UserError(f"{place}: cannot be restored ({reason}); {advice}") from error
 
     def close(self) -> None:
         """Waits for saves under way."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every array by its path; of a state, or of what Orbax tells about one."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

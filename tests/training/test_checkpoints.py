@@ -82,7 +82,8 @@ def test_a_damaged_checkpoint_is_one_line(saved, tmp_path, harm):
 def test_another_configurations_checkpoint_is_one_line(saved):
     wider = STATE | {"params": {"layers": {0: {"kernel": np.zeros((3, 5), np.float32)}}}}
     more = STATE | {"ema": np.zeros(2)}
-    for other in (wider, more):
-        with pytest.raises(UserError, match="cannot be restored") as caught:
+    named = r"params.layers.0.kernel is \(3, 4\) there, \(3, 5\) in this configuration"
+    for other, message in ((wider, named), (more, r"ema is missing there, \(2,\) in this")):
+        with pytest.raises(UserError, match=rf"cannot be restored \({message}") as caught:
             restore(saved, template(other))
         assert "\n" not in str(caught.value)
