@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up in .venv, checks style and runs the tests.
-#   --parity   also installs torch and transformers and compares with them
+#   --parity   also installs torch and transformers and compares with them, and libtpu, with which
+#              the tests compile for TPUs that are not there
 # Other arguments are passed on to pytest.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
@@ -13,6 +14,7 @@ for argument in "$@"; do
     torch="$(grep '^torch==' "$ROOT/requirements-parity.txt")"
     pip_install "torch" "minutes, depending on its build" "$torch"
     pip_install "transformers" "about a minute" -r "$ROOT/requirements-parity.txt"
+    pip_install "libtpu" "213 MB" -r "$ROOT/requirements-plan.txt"
   fi
 done
 

@@ -73,7 +73,6 @@ def paper_run(lm: DecoderConfig, hours: float = 250_000) -> DecoderRun:
         ),
         row=ROW,
         loss_chunk=128,
-        loss_accumulate="bfloat16",
         loss_neighbours=4,
         z_loss=1e-4,
     )

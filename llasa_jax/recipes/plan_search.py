@@ -21,7 +21,9 @@ from llasa_jax.parallel.flops import TRAIN, decoder_flops
 from llasa_jax.recipes.plan_step import compile_step, language_program, pod_mesh
 from llasa_jax.training.loop import abstract_state
 
-POLICIES = ("none", "dots", "full")  # of `lm.model.REMAT`, from the fastest to the leanest
+# Of `lm.model.REMAT`, from the fastest to the leanest. "offload" is not among them: nothing here
+# estimates what goes to the host and back.
+POLICIES = ("none", "dots", "attention", "full")
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -47,7 +49,7 @@ def remedies(run: DecoderRun, pod: Topology) -> list[dict]:
 
 
 def _changes(run: DecoderRun, pod: Topology) -> Iterator[tuple[str, DecoderRun, Topology]]:
-    leaner = POLICIES[POLICIES.index(run.lm.remat) + 1 :]
+    leaner = POLICIES[POLICIES.index(run.lm.remat) + 1 :] if run.lm.remat in POLICIES else ()
     change = ""
     for policy in leaner:
         run, change = replace(run, lm=replace(run.lm, remat=policy)), f"--set lm.remat={policy} "
@@ -205,32 +207,37 @@ def _shards(tree: dict) -> int:
 def least_bytes(run: DecoderRun, layout: Layout) -> int:
     """Memory of a device that a step cannot do without.
 
-    The state; a float32 gradient of every parameter, and its sum where there are parts; what the
-    remat policy keeps of each token in a layer: what the layer is given, and but for "full" the
-    results of its products too.
+    The state; a gradient of every parameter in the products' dtype, and the float32 sum of those of
+    several parts; what the remat policy keeps of each token in a layer: what the layer is given,
+    and of "attention" its inputs and outputs, of "dots" and "none" the results of all products.
     """
     mesh, lm = layout.mesh, run.lm
-    gradients = layout.parameters * (1 + (run.train.accumulate > 1))
+    size = BYTES[lm.compute_dtype]
+    gradients = layout.parameters * (size / 4 + (run.train.accumulate > 1))
     rows = run.train.batch / (mesh.shape["data"] * mesh.shape["fsdp"]) / run.train.accumulate
     tokens = rows * run.row / mesh.shape["sequence"]
-    kept = lm.dim
-    if lm.remat != "full":
-        inside = lm.head_dim * (lm.heads + 2 * lm.kv_heads) + 2 * lm.ffn
-        kept += lm.dim + inside / mesh.shape["tensor"]
-    return round(layout.state + gradients + tokens * lm.layers * kept * BYTES[lm.compute_dtype])
+    kept, split = lm.dim, 0
+    if lm.remat in ("attention", "dots", "none"):
+        split = 2 * lm.head_dim * (lm.heads + lm.kv_heads)
+    if lm.remat in ("dots", "none"):
+        kept, split = 2 * lm.dim, split - lm.head_dim * lm.heads + 2 * lm.ffn
+    kept += split / mesh.shape["tensor"]
+    return round(layout.state + gradients + tokens * lm.layers * kept * size)
 
 
 def least_seconds(run: DecoderRun, layout: Layout, chip: Chip) -> float:
     """Time that a step cannot do without at the chips' ceilings, nothing overlapping.
 
-    Products, with the forward pass once more under "full"; each part gathers the layers' weights
-    for both passes and scatters their gradients, unless each device has them whole; the state is
-    read and written.
+    Products, with the layers' forward pass once more under "full" (and all of it but the attention
+    under "attention"); each part gathers the layers' weights for both passes and scatters their
+    gradients, unless each device has them whole; the state is read and written.
     """
     mesh, lm, parts = layout.mesh, run.lm, run.train.accumulate
-    again = lm.remat == "full"
-    forward = partial(decoder_flops, lm, run.train.batch * run.row, run.row)
-    compute = (TRAIN * forward() + again * forward(head=False)) / mesh.size / chip.flops
+    again = lm.remat not in ("none", "dots")
+    forward = partial(decoder_flops, lm, run.train.batch * run.row)
+    length = run.row if lm.remat == "full" else 0
+    flops = TRAIN * forward(run.row) + again * forward(length, head=False)
+    compute = flops / mesh.size / chip.flops
     weights = layout.weights / mesh.shape["tensor"] * BYTES[lm.compute_dtype] * parts
     memory = (2 * layout.state + TRAIN * weights) / chip.hbm_rate
     sent = weights * (2 + again) * (mesh.shape["fsdp"] - 1) / mesh.shape["fsdp"]

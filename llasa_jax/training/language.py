@@ -39,7 +39,14 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
         found = batch_loss(params, batch)
         return found.mean, {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
 
-    return Objective("language model", init, loss, axes, ("batch", "length"))
+    def working(params: dict) -> dict:
+        """The layers' matrices as products take them; norms stay, and so does the table, whose
+        gradient adds up over chunks."""
+        dtype = jnp.dtype(run.lm.compute_dtype)
+        cast = lambda p: p.astype(dtype) if p.ndim > 2 else p  # noqa: E731 (stacked: [L, ...])
+        return params | {"layers": jax.tree.map(cast, params["layers"])}
+
+    return Objective("language model", init, loss, axes, ("batch", "length"), working=working)
 
 
 def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:

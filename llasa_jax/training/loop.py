@@ -58,6 +58,9 @@ class Objective:
         rows: logical axes of a batch's arrays, which are whole along the rest.
         frozen: parameters that are not trained; their shapes are enough to compile a step.
         rival: who learns to make the loss larger.
+        working: parameters -> those that the loss computes with, some in a smaller dtype. Gradients
+            are taken of these: half of the memory until the optimizer has them, and nothing lost,
+            for a product's gradient comes in the product's dtype.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Objective:
     rows: tuple[str, ...] = ("batch",)
     frozen: dict = field(default_factory=dict)
     rival: Rival | None = None
+    working: Callable[[dict], dict] = lambda params: params
 
 
 @dataclass(frozen=True)
@@ -292,9 +296,14 @@ def train_step(
         others = {rival.name: params["rival"]} if "rival" in params else {}
         return objective.loss(params["model"] | frozen | others, batch, key)
 
+    def working(params: dict) -> dict:
+        return params | {"model": objective.working(params["model"])}
+
     params = {name: state[name]["params"] for name in learners}
     key = jax.random.fold_in(key, step)
-    (loss, metrics), grads = mean_gradient(loss_fn, params, batch, key, config.accumulate)
+    (loss, metrics), grads = mean_gradient(
+        loss_fn, params, batch, key, config.accumulate, working=working
+    )
     metrics |= {"loss": loss}
     new, good = {}, jnp.isfinite(loss)
     for name, (rule, start, prefix) in learners.items():
@@ -313,11 +322,28 @@ def train_step(
     return new | {"step": step + 1}, metrics | {"skipped": 1.0 - good}
 
 
+def gradient_of(loss_fn: Callable, working: Callable[[dict], dict]) -> Callable:
+    """(params, *given) -> ((loss, metrics), gradient): of what is `working`, as that of params."""
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def found(params: dict, *given: Any) -> tuple[tuple[jax.Array, dict], dict]:
+        value, grads = grad_fn(working(params), *given)
+        return value, jax.tree.map(lambda grad, param: grad.astype(param.dtype), grads, params)
+
+    return found
+
+
 def mean_gradient(
-    loss_fn: Callable, params: dict, batch: dict, key: jax.Array, parts: int
+    loss_fn: Callable,
+    params: dict,
+    batch: dict,
+    key: jax.Array,
+    parts: int,
+    *,
+    working: Callable[[dict], dict] = lambda params: params,
 ) -> tuple[tuple[jax.Array, dict], dict]:
     """((loss, metrics), gradient), means over `parts` equal parts of the batch, one at a time."""
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    grad_fn = gradient_of(loss_fn, working)
     if parts == 1:
         return grad_fn(params, batch, key)
     # A part takes its rows from all over the batch, so that each device divides what it has.

@@ -98,6 +98,7 @@ def test_parity_installs_torch_before_transformers(checkout):
     lines = checkout.log()
     torch = next(i for i, line in enumerate(lines) if " torch==" in line)
     assert lines[torch + 1].endswith("-r ROOT/requirements-parity.txt")
+    assert lines[torch + 2].endswith("-r ROOT/requirements-plan.txt")
     assert lines[-1].endswith(" --parity")
 
 

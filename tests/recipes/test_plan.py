@@ -208,16 +208,52 @@ def planned(command):
     return words[2], words[words.index("--program") + 1], words[1:]
 
 
+def close(one, other):
+    """Lines of two plans: the same words, numbers within 5 %, counts at least within 2.
+
+    A plan need not change with every change of the step, but a collective more a layer, or memory
+    for another copy of something, is seen.
+    """
+    number = r"[\d.]+(?:e\+\d+)?"
+    same = re.split(number, one) == re.split(number, other)
+    pairs = zip(re.findall(number, one), re.findall(number, other), strict=same)
+    tolerance = lambda text: 0.051 if "." in text else 2  # noqa: E731
+    return same and all(
+        float(x) == pytest.approx(float(y), rel=0.05, abs=tolerance(x)) for x, y in pairs
+    )
+
+
+def test_close_plans():
+    line = "56, 2.000 GB, 40 in a loop, compiled"
+    assert close(line, "58, 2.090 GB, 39 in a loop, compiled")
+    assert not close(line, "56, 2.200 GB, 40 in a loop, compiled")
+    assert not close(line, "56, 2.000 GB, 43 in a loop, compiled")
+    assert not close(line, "56, 2.000 GB, compiled")
+    assert not close("8.21e+11", "9.21e+11")
+
+
+# The default suite compiles the small ones, in seconds; `pytest --slow` all, in hours.
 @needs_libtpu
-@pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if "quickstart" in path.stem else pytest.mark.slow)
+        for path in GOLDEN
+    ],
+    ids=lambda path: path.stem,
+)
 def test_reviewed_plans_are_what_compiles_now(path, capsys):
-    made_by = read(path.read_text())["toolchain"]
+    reviewed = read(path.read_text())
+    made_by = reviewed["toolchain"]
     now = ", ".join(f"{name} {version}" for name, version in toolchain().items())
-    _, _, words = planned(read(path.read_text())["command"])
+    if now != made_by:
+        pytest.skip(f"made by {made_by}; here is {now}")
+    _, _, words = planned(reviewed["command"])
     assert main(words) == 0
     shown = capsys.readouterr().out
-    if now != made_by:
-        pytest.skip(f"made by {made_by}; now:\n{shown}")
-    assert shown == path.read_text()
+    lines = read(shown)
+    apart = {
+        name for name in reviewed | lines if not close(reviewed.get(name, ""), lines.get(name, ""))
+    }
+    assert not apart, f"{path.name}: {', '.join(sorted(apart))}; now:\n{shown}"

@@ -10,7 +10,7 @@ from llasa_jax.data.batches import by_step
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
 from llasa_jax.training.language import code_rows, language_objective, validation_nats
-from llasa_jax.training.loop import fit
+from llasa_jax.training.loop import fit, gradient_of
 
 ROW = 24
 RUN = DecoderRun(
@@ -115,3 +115,18 @@ def test_codes_that_share_digits_start_alike():
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     one_digit_apart, all_apart = unit[0] @ unit[1], unit[0] @ unit[1 + 4 + 16 + 64]
     assert one_digit_apart > 0.5 > 0.3 > abs(all_apart)
+
+
+def test_gradients_of_products_in_bfloat16_lose_nothing(params):
+    """Taken of the cast matrices they are, to the bit, those of the matrices that are cast."""
+    run = replace(RUN, lm=replace(RUN.lm, compute_dtype="bfloat16"))
+    objective = language_objective(run, (4, 3))
+    batch = collate([row(example(1, 20)), row(example(2, 24))], ROW)
+    key = jax.random.key(0)
+    inside = jax.jit(gradient_of(objective.loss, lambda params: params))(params, batch, key)
+    outside = jax.jit(gradient_of(objective.loss, objective.working))(params, batch, key)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(objective.working(params)["layers"])}
+    assert dtypes == {np.dtype("float32"), jax.numpy.bfloat16.dtype}
+    for one, other in zip(jax.tree.leaves(inside), jax.tree.leaves(outside), strict=True):
+        assert one.dtype == other.dtype == np.float32
+        np.testing.assert_array_equal(one, other)
