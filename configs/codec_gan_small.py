@@ -33,6 +33,7 @@ def get_config() -> CodecRun:
         train=TrainConfig(
             steps=4_000,
             batch=8,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(
                 peak=5e-4, final=0.1, warmup=0.03, beta1=0.8, beta2=0.9, schedule="wsd"
             ),

@@ -32,6 +32,7 @@ def get_config() -> CodecRun:
         train=TrainConfig(
             steps=5000,
             batch=16,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.02, beta1=0.8, beta2=0.95
             ),

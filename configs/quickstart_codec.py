@@ -34,6 +34,7 @@ def get_config() -> CodecRun:
         train=TrainConfig(
             steps=1850,
             batch=8,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.03, beta1=0.8, beta2=0.95
             ),

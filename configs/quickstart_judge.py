@@ -15,6 +15,7 @@ def get_config() -> RecogniserRun:
         train=TrainConfig(
             steps=450,
             batch=16,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(kind="muon", peak=2e-3, final=0.02, warmup=0.05),
             log_every=50,
             valid_every=10**9,

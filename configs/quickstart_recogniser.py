@@ -15,6 +15,7 @@ def get_config() -> RecogniserRun:
         train=TrainConfig(
             steps=1300,
             batch=8,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(peak=2e-3, final=0.02, warmup=0.1, beta2=0.98),
             log_every=50,
             valid_every=10**9,

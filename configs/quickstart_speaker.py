@@ -15,6 +15,7 @@ def get_config() -> SpeakerRun:
         train=TrainConfig(
             steps=200,
             batch=24,
+            spike_sigmas=0.0,
             optimizer=OptimizerConfig(peak=2e-3, final=0.02, warmup=0.05),
             log_every=50,
             valid_every=10**9,

@@ -56,6 +56,7 @@ def get_config() -> CodecRun:
         train=TrainConfig(
             steps=STEPS,
             batch=320,
+            spike_sigmas=0.0,
             optimizer=optimizer,
             mesh=MeshConfig(fsdp=-1),
             valid_every=4_000,

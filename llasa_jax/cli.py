@@ -153,8 +153,10 @@ def _run_codec_train(options) -> None:
     from llasa_jax.config import CodecRun, load_config
     from llasa_jax.data.store import WaveStore
     from llasa_jax.recipes.stages import train_codec
+    from llasa_jax.recipes.start import start
 
     run = load_config(options.config, CodecRun, options.set)
+    start(run.train)
     store = WaveStore.open(options.store)
     budget = None if options.minutes is None else 60 * options.minutes
     folder, model = options.out / "codec", options.out / "model"
@@ -233,16 +235,21 @@ def _train(commands) -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="folder of `data tokens`")
     parser.add_argument("--model", type=Path, required=True, help="folder with the codec")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    help = "model to begin with: a model folder, or a Llama in Hugging Face's layout, also of text"
+    parser.add_argument("--init", type=Path, default=None, metavar="FOLDER", help=help)
     _seed(parser)
 
 
 def _run_train(options) -> None:
     from llasa_jax.config import DecoderRun, load_config
     from llasa_jax.recipes.stages import model_folder, train_language
+    from llasa_jax.recipes.start import start
 
     run = load_config(options.config, DecoderRun, options.set)
+    start(run.train)
     model = model_folder(options.model)
-    train_language(run, options.tokens, options.out, model, seed=options.seed)
+    where = (options.tokens, options.out, model)
+    train_language(run, *where, seed=options.seed, init=options.init)
 
 
 def _convert(commands) -> None:

@@ -25,9 +25,18 @@ T = TypeVar("T")
 PLAIN_INTERVAL_S = 15.0  # a log file gets at most one progress line in this time
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process shows nothing: of several that work on one thing, one speaks."""
+    global _silent
+    _silent = True
+
+
 def _console() -> Console:
     # Looked up on every use: sys.stderr may have been replaced since import (tests, services).
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=sys.stderr, highlight=False, quiet=_silent)
 
 
 def log(message: str) -> None:

@@ -58,3 +58,11 @@ def test_a_terminal_gets_a_bar_and_log_lines_above_it(capsys, monkeypatch):
     text = capsys.readouterr().err
     assert "half way" in text and "Training [x]" in text and "1/2" in text
     assert "Inner: 1 it in" in text
+
+
+def test_a_silent_process_shows_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_silent", False)
+    console.silence()
+    console.log("a line")
+    list(console.track([1, 2], "Counting"))
+    assert capsys.readouterr().err == ""

@@ -76,6 +76,9 @@ class DecoderRun:
     The loss (`lm.loss.chunked_cross_entropy`) takes `loss_chunk` positions of a row at a time; the
     head's gradient adds up over them in `loss_accumulate`, and `loss_neighbours` devices along fsdp
     share the vocabulary. `z_loss` is the weight of the squared log of softmax's denominator.
+
+    `new_rows` are what the tags and codes begin with that a text Llama (`--init`) does not have:
+    normal numbers of deviation 0.02, or the mean of its rows.
     """
 
     lm: DecoderConfig = DecoderConfig()
@@ -85,6 +88,7 @@ class DecoderRun:
     loss_accumulate: Literal["float32", "bfloat16"] = "float32"
     loss_neighbours: int = 1
     z_loss: float = 0.0
+    new_rows: Literal["normal", "mean"] = "normal"
 
     def __post_init__(self):
         sizes = (self.row, self.loss_chunk, self.loss_neighbours)

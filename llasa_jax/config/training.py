@@ -60,8 +60,13 @@ class MeshConfig:
 class TrainConfig:
     """How long and how: `steps` of `batch` items, logged, validated and saved at intervals.
 
-    A step's gradient is the mean over `accumulate` parts of its batch, one after the other: as much
-    less memory. `ema` is the decay of the mean of the parameters that is kept, 0 for none.
+    A step's gradient is taken of `accumulate` parts of its batch, one after the other: as much less
+    memory, and the same gradient. `ema` is the decay of the mean of the parameters that is kept, 0
+    for none.
+
+    A step whose loss or gradient norm is over `spike_sigmas` standard deviations above those of the
+    last `spike_window` steps is skipped; 0 skips only what is not finite. `compile_cache` keeps
+    compiled programs in the user's cache folder ($LLASA_JAX_CACHE), unless JAX is told another.
     """
 
     steps: int = 1000
@@ -73,6 +78,9 @@ class TrainConfig:
     valid_every: int = 200
     save_every: int = 200
     ema: float = 0.0
+    spike_sigmas: float = 6.0
+    spike_window: int = 128
+    compile_cache: bool = True
 
     def __post_init__(self):
         sizes = (self.steps, self.batch, self.log_every, self.valid_every, self.save_every)
@@ -80,3 +88,5 @@ class TrainConfig:
         ok = self.accumulate > 0 and self.batch % self.accumulate == 0
         require(ok, f"train.accumulate: {self.accumulate} does not divide the batch {self.batch}")
         require(0 <= self.ema < 1, f"train.ema: {self.ema} is not in [0, 1)")
+        require(self.spike_sigmas >= 0, "train.spike_sigmas: 0 (off) or a positive number")
+        require(self.spike_window > 1, "train.spike_window: of at least two steps")

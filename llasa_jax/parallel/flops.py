@@ -110,6 +110,12 @@ def peak_flops(devices: Sequence[jax.Device]) -> float | None:
     return total
 
 
+def chip_count(devices: Sequence[jax.Device]) -> float:
+    """Chips that these devices are: as many, but half of them on TPU7x."""
+    halves = sum(device.device_kind.startswith("TPU7x") for device in devices)
+    return len(devices) - halves * (1 - 1 / CHIPS["tpu7x"].devices)
+
+
 def utilisation(flops: float, seconds: float, devices: Sequence[jax.Device]) -> float | None:
     """MFU: the share of the devices' peak that `flops` in `seconds` are; None as `peak_flops`."""
     peak = peak_flops(devices)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -36,9 +37,11 @@ from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, part_hash, save_part
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Direction, Vocabulary, nano_vocabulary
+from llasa_jax.parallel.distributed import gather
+from llasa_jax.recipes.warm import starting_parameters
 from llasa_jax.training.codec import codec_objective, codec_validation, whole
 from llasa_jax.training.language import language_objective, validation_nats
-from llasa_jax.training.loop import Fitted, fit
+from llasa_jax.training.loop import Fitted, fit, place_batch, training_mesh
 from llasa_jax.training.recognition import (
     recogniser_objective,
     recogniser_validation,
@@ -98,10 +101,11 @@ def train_codec(
     validate = None
     if run.train.valid_every <= run.train.steps:
         valid = store.select(split="valid")
-        validate = codec_validation(run, store, valid, objective.frozen, folder / "samples")
+        validate = codec_validation(run, store, valid, folder / "samples")
     fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
+    params = gather(fitted.params)
     if process == 0:
-        params = whole(fitted.params | objective.frozen)["codec"]
+        params = whole(params | objective.frozen)["codec"]
         save_part(model, "codec", run.codec, params, {"steps": fitted.steps})
     return fitted
 
@@ -236,8 +240,13 @@ def train_language(
     *,
     seed: int,
     budget: float | None = None,
+    init: Path | None = None,
 ) -> Fitted:
-    """Trains the language model on packed rows and writes `lm.safetensors` to `model`."""
+    """Trains the language model on packed rows and writes `lm.safetensors` to `model`.
+
+    Args:
+        init: a folder with the model to begin with; without it, random numbers.
+    """
     vocabulary = Vocabulary.load(model)
     lm = run.lm
     found = (vocabulary.text_vocab, vocabulary.code_count)
@@ -248,11 +257,17 @@ def train_language(
         )
     train = open_tokens(tokens, model, "train")
     valid = open_tokens(tokens, model, "valid")
-    batches = packed_batches(train, run.train.batch, seed)
-    validate = validation_nats(run, ordered_batches(valid, run.train.batch))
+    rows = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = packed_batches(train, run.train.batch, seed, **rows)
     objective = language_objective(run, codec_config(model).levels)
+    if init is not None:
+        objective = replace(objective, begin=starting_parameters(init, run, vocabulary))
+    place = partial(place_batch, objective, training_mesh(run.train.mesh))
+    validate = validation_nats(run, ordered_batches(valid, run.train.batch, **rows), place)
     fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
-    save_part(model, "lm", lm, fitted.params, {"steps": fitted.steps})
+    params = gather(fitted.params)
+    if jax.process_index() == 0:
+        save_part(model, "lm", lm, params, {"steps": fitted.steps})
     return fitted
 
 

@@ -21,6 +21,7 @@ from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.waves import mel_distance, stoi
+from llasa_jax.parallel.distributed import gather
 from llasa_jax.training.loop import Objective, Rival
 
 SILENCE = 1e-3  # of full scale; frames that never exceed it are padding
@@ -144,7 +145,7 @@ def _adversarial(
 
 
 def codec_validation(
-    run: CodecRun, store: WaveStore, indices: Sequence[int], frozen: dict, folder: Path
+    run: CodecRun, store: WaveStore, indices: Sequence[int], folder: Path
 ) -> Callable[[dict, int], dict]:
     """(params, step) -> how well waves of `store` are rebuilt, and how the codebook is used.
 
@@ -165,12 +166,13 @@ def codec_validation(
     batch = BatchCodec(codec, {})
 
     def validate(params: dict, step: int) -> dict:
-        batch.params = whole(params | frozen)["codec"]
+        batch.params = whole(gather(params))["codec"]
         codes = batch.encode(heard)
         rebuilt = batch.decode(codes[:REBUILT_WAVES])
         pairs = list(zip(waves, rebuilt, strict=False))
-        for i, wave in enumerate(rebuilt[:SAMPLES]):
-            write_audio(folder / f"{step}_{i}.wav", wave, rate)
+        if jax.process_index() == 0:
+            for i, wave in enumerate(rebuilt[:SAMPLES]):
+                write_audio(folder / f"{step}_{i}.wav", wave, rate)
         scores = [score for pair in pairs if (score := stoi(*pair, rate)) is not None]
         use = codebook_use(np.concatenate(codes), codec.levels)
         found = {"mel": float(np.mean([mel_distance(*pair, rate) for pair in pairs]))}

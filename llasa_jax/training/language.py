@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderRun
+from llasa_jax.config import DecoderConfig, DecoderRun
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
+from llasa_jax.parallel.flops import TRAIN, decoder_flops
 from llasa_jax.training.loop import Objective
+from llasa_jax.training.meter import Work
 
 
 def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
@@ -46,7 +48,26 @@ def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
         cast = lambda p: p.astype(dtype) if p.ndim > 2 else p  # noqa: E731 (stacked: [L, ...])
         return params | {"layers": jax.tree.map(cast, params["layers"])}
 
-    return Objective("language model", init, loss, axes, ("batch", "length"), working=working)
+    return Objective(
+        "language model",
+        init,
+        loss,
+        axes,
+        rows=("batch", "length"),
+        weight=lambda batch: batch["weights"].sum(),
+        working=working,
+        work=lambda batch: row_work(run.lm, batch),
+    )
+
+
+def row_work(config: DecoderConfig, batch: dict) -> Work:
+    """What training on packed rows is: tokens, and FLOPs by the lengths of their sequences."""
+    real = batch["segments"] > 0
+    tokens = float(real.sum())
+    # Over a sequence of n positions p, 2 p + 1 adds up to n^2.
+    length = float(((2 * batch["positions"] + 1) * real).sum()) / max(tokens, 1.0)
+    flops = (TRAIN * decoder_flops(config, tokens, length, head=head) for head in (True, False))
+    return Work(tokens, *flops)
 
 
 def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
@@ -59,12 +80,18 @@ def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
     return 0.02 * rows / math.sqrt(len(levels))
 
 
-def validation_nats(run: DecoderRun, batches: grain.MapDataset) -> Callable[[dict, int], dict]:
-    """(params, step) -> {"nats": mean over every learned token of `batches`}."""
+def validation_nats(
+    run: DecoderRun, batches: grain.MapDataset, place: Callable[[dict], dict]
+) -> Callable[[dict, int], dict]:
+    """(params, step) -> {"nats": mean over every learned token of `batches`}.
+
+    Args:
+        place: lays this process's rows of a batch where the parameters are.
+    """
     nats = jax.jit(_batch_loss(run, z_loss=0.0))
 
     def validate(params: dict, step: int) -> dict:
-        parts = [nats(params, batches[i]) for i in range(len(batches))]
+        parts = [nats(params, place(batches[i])) for i in range(len(batches))]
         return {"nats": sum(part.nats for part in parts) / sum(part.weight for part in parts)}
 
     return validate

@@ -1,33 +1,41 @@
 """The training loop, one for codec, language model and recognisers; it reads top to bottom.
 
 A step is a pure function of (state, frozen, batch, key, steps). The state is {"step", "model",
-"rival", "ema"}, the last two where there are such: "model" and "rival" hold what an optimizer
-trains, {"params", "opt"}. One description of it, `abstract_state`, gives its first values their
-places on the mesh, a checkpoint its template and the compile room its arguments.
+"rival", "spikes", "ema"}, the last three where there are such: "model" and "rival" hold what an
+optimizer trains, {"params", "opt"}, "spikes" what `spikes` remembers. One description of it,
+`abstract_state`, gives its first values their places on the mesh, a checkpoint its template and the
+compile room its arguments.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llasa_jax.config import MeshConfig, OptimizerConfig, TrainConfig
-from llasa_jax.console import bar
+from llasa_jax.console import Bar, bar
+from llasa_jax.data.pipeline import READING
 from llasa_jax.errors import UserError
+from llasa_jax.parallel.distributed import lay
 from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh, sharding, shardings
 from llasa_jax.training.checkpoints import Checkpoints
+from llasa_jax.training.meter import Ledger, Meter, Work
 from llasa_jax.training.optimizers import learning_rate, make_optimizer
 from llasa_jax.training.record import Curve, Pace, Plan
+from llasa_jax.training.spikes import empty_window, judge
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,10 @@ class Objective:
         working: parameters -> those that the loss computes with, some in a smaller dtype. Gradients
             are taken of these: half of the memory until the optimizer has them, and nothing lost,
             for a product's gradient comes in the product's dtype.
+        weight: how much a part of a batch counts beside the others, where its loss is a mean over
+            something that parts have more or less of.
+        begin: parameters to begin with instead of `init`'s, host arrays.
+        work: what this process's rows of a batch are, for the rates in the curve.
     """
 
     name: str
@@ -71,11 +83,14 @@ class Objective:
     frozen: dict = field(default_factory=dict)
     rival: Rival | None = None
     working: Callable[[dict], dict] = lambda params: params
+    weight: Callable[[dict], jax.Array] = lambda batch: jnp.ones(())
+    begin: dict | None = None
+    work: Callable[[dict], Work] | None = None
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run leaves: its parameters, its curve (a row a logged step) and its steps."""
+    """What a run leaves: parameters on the mesh, its curve (a row a logged step), its steps."""
 
     params: dict
     curve: list[dict]
@@ -97,7 +112,8 @@ def fit(
     Args:
         batches: element i is this process's rows of step i's batch, a dict of arrays: a pure
             function of i, so that a resumed run sees what the undisturbed one sees.
-        validate: (params, step) -> metrics, called every `valid_every` steps and at the end.
+        validate: (parameters, step) -> metrics, called every `valid_every` steps and at the end;
+            the parameters are the trained ones and `objective.frozen`, side by side on the mesh.
         budget: seconds for this run, compiling included. A machine too slow for `steps` in them
             makes fewer: as many as its latest rate affords, but a tenth at least, looked at now
             and then in the first half of the run and kept in `plan.json`, which a resumed run
@@ -113,53 +129,90 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan.open(folder, config, seed)
     checkpoints = Checkpoints(folder / "checkpoints")
-    init_key, step_key = jax.random.split(jax.random.key(seed))
-    template, frozen_template = abstract_state(objective, config, mesh)
-    frozen = jax.device_put(objective.frozen, _places(frozen_template))
     start = checkpoints.latest or 0
-    if start:
-        state = checkpoints.restore(start, template)
-    else:
-        make_state = partial(initial_state, objective, config)
-        state = jax.jit(make_state, out_shardings=_places(template))(init_key)
+    curve, ledger = Curve(folder, start), Ledger(folder / "ledger.json", start)
+    with ledger.spent("start"):
+        template, frozen_template = abstract_state(objective, config, mesh)
+        frozen = lay(objective.frozen, places(frozen_template))
+        keys = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(seed))), out_shardings=_whole(mesh)
+        )
+        init_key, step_key = keys()
+        if start:
+            state = checkpoints.restore(start, template)
+        else:
+            state = first_state(objective, config, template, init_key)
     step_fn = jax.jit(make_step(objective, config, mesh), donate_argnums=0)
-    curve = Curve(folder / "curve.csv", start)
-    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    feed = iter(batches[start : plan.steps].to_iter_dataset(reading)) if start < plan.steps else ()
-    pending: list[tuple[int, dict]] = []
-    pace = Pace(plan, budget, start)
+    feed = iter(batches[start : plan.steps].to_iter_dataset(READING)) if start < plan.steps else ()
+
+    def load() -> tuple[dict, Work | None]:
+        batch = next(feed)
+        work = None if objective.work is None else objective.work(batch)
+        return place_batch(objective, mesh, batch), work
+
+    meter, pace = Meter(objective.name, ledger, mesh.devices.flat, start), Pace(plan, budget, start)
+    compiled: set[frozenset[str]] = set()  # parts of the state that a compiled step takes
+    steps = lay(np.int32(plan.steps), _whole(mesh))
     try:
-        with bar(f"train {objective.name}", plan.steps, "steps", done=start) as progress:
+        with (
+            bar(f"train {objective.name}", plan.steps, "steps", done=start) as progress,
+            closing(loaded_ahead(load, meter, ledger)) as loaded,
+        ):
             step = start
             while step < plan.steps:
-                batch = place_batch(objective, mesh, next(feed))
+                batch, work = next(loaded)
                 learners = learning(objective, state, step / plan.steps)
-                learners, metrics = step_fn(learners, frozen, batch, step_key, plan.steps)
+                with ledger.spent("useful" if frozenset(learners) in compiled else "compile"):
+                    compiled.add(frozenset(learners))
+                    learners, metrics = step_fn(learners, frozen, batch, step_key, steps)
                 state |= learners
                 step += 1
                 progress.advance()
-                pending.append((step, metrics))
+                meter.push(metrics, work)
+                if meter.step % config.log_every == 0 and not meter.empty:
+                    _write(curve, meter.row(), progress)
                 if pace.looks(step):
                     jax.block_until_ready(state)
                     progress.total = pace.look(step)
+                    steps = lay(np.int32(plan.steps), _whole(mesh))
                 last = step == plan.steps
                 saving = last or step % config.save_every == 0
                 validating = validate and (last or step % config.valid_every == 0)
                 # A saved step ends its row, so that a resumed run writes the same rows.
-                if saving or validating or step % config.log_every == 0:
-                    row = _mean_row(objective.name, pending)
-                    pending = []
+                if saving or validating:
+                    meter.read()
+                    row = meter.row()
                     if validating:
-                        with jax.set_mesh(mesh):
-                            found = validate(_kept(state), step)
-                        row |= {f"valid_{k}": float(v) for k, v in found.items()}
-                    curve.write(row)
-                    progress.advance(0, **{k: v for k, v in row.items() if k != "step"})
+                        with ledger.spent("validation"), jax.set_mesh(mesh):
+                            found = validate(kept(state) | frozen, step)
+                            row |= {f"valid_{k}": float(v) for k, v in found.items()}
+                    _write(curve, row, progress)
                 if saving:
-                    checkpoints.save(step, state)
+                    ledger.saving(step)
+                    with ledger.spent("checkpoint"):
+                        checkpoints.save(step, state)
     finally:
-        checkpoints.close()
-    return Fitted(_kept(state), curve.rows, plan.steps)
+        with ledger.spent("checkpoint"):
+            checkpoints.close()
+        ledger.write()
+        curve.close()
+    return Fitted(kept(state), curve.rows, plan.steps)
+
+
+def loaded_ahead(load: Callable[[], T], meter: Meter, ledger: Ledger) -> Iterator[T]:
+    """What `load` gives again and again; a thread is always one ahead.
+
+    Time spent waiting for it counts from when the devices have nothing to do.
+    """
+    with ThreadPoolExecutor(1) as loader:
+        coming = loader.submit(load)
+        while True:
+            if not coming.done():
+                jax.block_until_ready(meter.newest)
+            with ledger.spent("data"):
+                found = coming.result()
+            coming = loader.submit(load)
+            yield found
 
 
 def training_mesh(config: MeshConfig) -> Mesh:
@@ -177,15 +230,27 @@ def training_mesh(config: MeshConfig) -> Mesh:
     return mesh
 
 
-def initial_state(objective: Objective, config: TrainConfig, key: jax.Array) -> dict:
-    """The state before the first step."""
-    params = objective.init(key)
+def first_state(objective: Objective, config: TrainConfig, template: dict, key: jax.Array) -> dict:
+    """The state before the first step, at its places."""
+    make, given = partial(initial_state, objective, config), None
+    if objective.begin is not None:
+        given = lay(objective.begin, places(template["model"]["params"]))
+    return jax.jit(make, out_shardings=places(template), donate_argnums=1)(key, given)
+
+
+def initial_state(
+    objective: Objective, config: TrainConfig, key: jax.Array, given: dict | None = None
+) -> dict:
+    """The state before the first step, with parameters of `key` or those `given`."""
+    params = objective.init(key) if given is None else given
     opt = make_optimizer(config.optimizer).init(params)
     state = {"step": jnp.zeros((), jnp.int32), "model": {"params": params, "opt": opt}}
     if objective.rival is not None:
         params = objective.rival.init(jax.random.fold_in(key, 1))
         opt = make_optimizer(objective.rival.optimizer).init(params)
         state["rival"] = {"params": params, "opt": opt}
+    if config.spike_sigmas:
+        state["spikes"] = empty_window(config.spike_window)
     return state | ({"ema": state["model"]["params"]} if config.ema else {})
 
 
@@ -200,7 +265,7 @@ def abstract_state(objective: Objective, config: TrainConfig, mesh: Mesh) -> tup
 
     def placed(params: dict, axes: dict | None) -> dict:
         if axes is None:
-            return jax.tree.map(lambda leaf: _shaped(leaf, _everywhere(mesh)), params)
+            return jax.tree.map(lambda leaf: _shaped(leaf, _whole(mesh)), params)
         axes = {name: axes[name] for name in params}
         return jax.tree.map(_shaped, params, shardings(mesh, Rules(), axes, params))
 
@@ -213,14 +278,15 @@ def abstract_state(objective: Objective, config: TrainConfig, mesh: Mesh) -> tup
             ends = (known.get(path[i:]) for i in range(len(path)))
             param = next((found for found in ends if found is not None), None)
             same = param is not None and param.shape == leaf.shape
-            return _shaped(leaf, param.sharding if same else _everywhere(mesh))
+            return _shaped(leaf, param.sharding if same else _whole(mesh))
 
         opt = jax.tree_util.tree_map_with_path(beside, part["opt"])
         return {"params": params, "opt": opt}
 
     key, rival = jax.eval_shape(lambda: jax.random.key(0)), objective.rival
     shapes = jax.eval_shape(partial(initial_state, objective, config), key)
-    state = {"step": _shaped(shapes["step"], _everywhere(mesh))}
+    alone = {name: shapes[name] for name in ("step", "spikes") if name in shapes}
+    state = placed(alone, None)
     state["model"] = learner(shapes["model"], objective.axes)
     if rival is not None:
         state["rival"] = learner(shapes["rival"], rival.axes)
@@ -262,12 +328,12 @@ def make_step(objective: Objective, config: TrainConfig, mesh: Mesh) -> Callable
     It takes a whole state or the part that is `learning`, on the mesh as `abstract_state` says, and
     leaves it there.
     """
-    places = _places(abstract_state(objective, config, mesh)[0])
+    where = places(abstract_state(objective, config, mesh)[0])
 
     def step(state: dict, *given: Any) -> tuple[dict, dict]:
         with on_mesh(mesh):
             new, metrics = train_step(objective, config, state, *given)
-        return jax.lax.with_sharding_constraint(new, {name: places[name] for name in new}), metrics
+        return jax.lax.with_sharding_constraint(new, {name: where[name] for name in new}), metrics
 
     return step
 
@@ -281,7 +347,7 @@ def train_step(
     key: jax.Array,
     steps: jax.Array,
 ) -> tuple[dict, dict]:
-    """One update; a step whose loss or gradient is not finite changes nothing but the count.
+    """One update; a step that is a spike, or is not finite, changes nothing but the count.
 
     Args:
         key: the run's key; the step's own is derived from it and the step's number.
@@ -302,7 +368,13 @@ def train_step(
     params = {name: state[name]["params"] for name in learners}
     key = jax.random.fold_in(key, step)
     (loss, metrics), grads = mean_gradient(
-        loss_fn, params, batch, key, config.accumulate, working=working
+        loss_fn,
+        params,
+        batch,
+        key,
+        config.accumulate,
+        working=working,
+        weight=objective.weight,
     )
     metrics |= {"loss": loss}
     new, good = {}, jnp.isfinite(loss)
@@ -317,9 +389,15 @@ def train_step(
     if config.ema:
         mix = lambda e, p: config.ema * e + (1 - config.ema) * p  # noqa: E731
         new["ema"] = jax.tree.map(mix, state["ema"], new["model"]["params"])
+    always = {"step": step + 1}
+    if config.spike_sigmas:
+        norm = metrics["grad_norm"]
+        spike, always["spikes"] = judge(state["spikes"], loss, norm, config.spike_sigmas)
+        good &= ~spike
+        metrics |= {"spiked": 1.0 * spike}
     old = {name: state[name] for name in new}
     new = jax.tree.map(partial(jnp.where, good), new, old)
-    return new | {"step": step + 1}, metrics | {"skipped": 1.0 - good}
+    return new | always, metrics | {"skipped": 1.0 - good}
 
 
 def gradient_of(loss_fn: Callable, working: Callable[[dict], dict]) -> Callable:
@@ -341,27 +419,33 @@ def mean_gradient(
     parts: int,
     *,
     working: Callable[[dict], dict] = lambda params: params,
+    weight: Callable[[dict], jax.Array] = lambda batch: jnp.ones(()),
 ) -> tuple[tuple[jax.Array, dict], dict]:
-    """((loss, metrics), gradient), means over `parts` equal parts of the batch, one at a time."""
+    """((loss, metrics), gradient) of the batch, taken in equal parts of its rows one at a time.
+
+    Of several parts each counts by its share of the batch's `weight`: a loss that is a mean over
+    so much comes out as that of the whole batch at once, and so does its gradient.
+    """
     grad_fn = gradient_of(loss_fn, working)
     if parts == 1:
         return grad_fn(params, batch, key)
     # A part takes its rows from all over the batch, so that each device divides what it has.
     batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    weights = jax.lax.map(weight, batch)
+    shares = weights / jnp.maximum(weights.sum(), 1e-9)
 
-    def add(total: Any, part: tuple[jax.Array, dict]) -> tuple[Any, None]:
-        number, rows = part
+    def add(total: Any, part: tuple[jax.Array, jax.Array, dict]) -> tuple[Any, None]:
+        number, share, rows = part
         found = grad_fn(params, rows, jax.random.fold_in(key, number))
-        return jax.tree.map(jnp.add, total, found), None
+        return jax.tree.map(lambda t, x: t + share * x, total, found), None
 
     rows = jax.tree.map(lambda x: x[0], batch)
     shapes = jax.eval_shape(grad_fn, params, rows, key)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, nothing, (jnp.arange(parts), batch))
-    return jax.tree.map(lambda leaf: leaf / parts, total)
+    return jax.lax.scan(add, nothing, (jnp.arange(parts), shares, batch))[0]
 
 
-def _everywhere(mesh: Mesh) -> NamedSharding:
+def _whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -369,30 +453,16 @@ def _shaped(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
-def _places(template: dict) -> dict:
+def places(template: dict) -> dict:
+    """The shardings in a tree of abstract arrays."""
     return jax.tree.map(lambda leaf: leaf.sharding, template)
 
 
-def _kept(state: dict) -> dict:
-    """What is validated and returned; of several processes each has all of it."""
-    params = state.get("ema", state["model"]["params"])
-    if jax.process_count() == 1:
-        return params
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), params)
+def kept(state: dict) -> dict:
+    """What is validated and returned: the mean of the parameters, where there is one."""
+    return state.get("ema", state["model"]["params"])
 
 
-def _mean_row(name: str, pending: list[tuple[int, dict]]) -> dict:
-    """Means of the metrics since the last row; every step having been skipped ends the run."""
-    fetched = jax.device_get([metrics for _, metrics in pending])
-    kept = [m for m in fetched if not m["skipped"]]
-    if not kept:
-        step = pending[-1][0]
-        raise UserError(
-            f"training {name}: the loss is not finite since step {pending[0][0]} (now {step}); "
-            "lower train.optimizer.peak"
-        )
-    names = dict.fromkeys(name for m in kept for name in m)
-    had = {name: [m[name] for m in kept if name in m] for name in names}
-    row = {name: float(sum(values) / len(values)) for name, values in had.items()}
-    row["skipped"] = float(len(fetched) - len(kept))
-    return {"step": pending[-1][0]} | row
+def _write(curve: Curve, row: dict, progress: Bar) -> None:
+    curve.write(row)
+    progress.advance(0, **{name: value for name, value in row.items() if name != "step"})

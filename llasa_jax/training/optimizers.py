@@ -7,6 +7,8 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from llasa_jax.config import OptimizerConfig
 
+PROJECTIONS = {"q": 1, "k": 1, "v": 1, "out": 2}  # [L, D, N, H], out [L, N, H, D]: axes summed over
+
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW or Muon at learning rate 1, gradients clipped: the train step scales its updates.
@@ -42,13 +44,24 @@ def is_matrix(params: dict) -> dict:
 
 
 def hidden_matrices(params: dict) -> dict:
-    """Muon's view of the parameters: kernels [L, ..., out] of stacked layers; None for the rest."""
+    """Muon's view of the parameters; None for those that are not its.
+
+    Its are, in stacked layers, kernels [L, ..., out] and the decoder's attention projections: all
+    heads of one are one matrix.
+    """
 
     def view(path: tuple, leaf: jax.Array) -> MuonDimensionNumbers | None:
         names = [entry.key for entry in path]
-        if "layers" not in names or names[-1] != "kernel":
+        if "layers" not in names:
             return None
-        return MuonDimensionNumbers(tuple(range(1, leaf.ndim - 1)), leaf.ndim - 1)
+        if names[-2:-1] == ["attention"] and names[-1] in PROJECTIONS:
+            first_out = 1 + PROJECTIONS[names[-1]]
+        elif names[-1] == "kernel":
+            first_out = leaf.ndim - 1
+        else:
+            return None
+        axes = tuple(range(1, leaf.ndim))
+        return MuonDimensionNumbers(axes[: first_out - 1], axes[first_out - 1 :])
 
     return jax.tree_util.tree_map_with_path(view, params)
 

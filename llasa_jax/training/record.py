@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -26,8 +27,9 @@ class Plan:
     @classmethod
     def open(cls, folder: Path, config: TrainConfig, seed: int) -> "Plan":
         path = folder / "plan.json"
-        # A run may go on with other devices.
-        wanted = {"config": config_hash(replace(config, mesh=MeshConfig())), "seed": seed}
+        # A run may go on with other devices, and compile as it likes.
+        same = replace(config, mesh=MeshConfig(), compile_cache=True)
+        wanted = {"config": config_hash(same), "seed": seed}
         if path.is_file():
             try:
                 values = json.loads(path.read_text())
@@ -55,7 +57,7 @@ class Plan:
         self._write()
 
     def _write(self) -> None:
-        _replace(self.path, json.dumps(self.values))
+        replace_file(self.path, json.dumps(self.values))
 
 
 class Pace:
@@ -90,20 +92,46 @@ class Pace:
 
 
 class Curve:
-    """`curve.csv`: a row a logged step; rows past the resumed step are dropped."""
+    """A row a logged step: `curve.csv`, and event files for TensorBoard in `tensorboard/`.
 
-    def __init__(self, path: Path, start: int):
-        self.path = path
-        self.rows = [row for row in read_curve(path) if row["step"] <= start]
+    Of the rows that an earlier process wrote, those past the resumed step are dropped. Process 0
+    writes for all.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        self.path, self.start = folder / "curve.csv", start
+        self.rows = [row for row in read_curve(self.path) if row["step"] <= start]
+        self._names: list[str] = []  # of the file's columns; [] until this process wrote it
+        self._events: Any = None
 
     def write(self, row: dict) -> None:
         self.rows.append(row)
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        if jax.process_index() != 0:
+            return
+        if self._names and set(row) <= set(self._names):
+            with self.path.open("a", newline="") as file:
+                file.write(self._text([row]))
+        else:
+            self._names = list(dict.fromkeys(name for row in self.rows for name in row))
+            replace_file(self.path, ",".join(self._names) + "\r\n" + self._text(self.rows))
+        if self._events is None:
+            from tensorboardX import SummaryWriter  # it loads torch where that is installed
+
+            purge = self.start + 1 if self.start else None
+            folder = self.path.with_name("tensorboard")
+            self._events = SummaryWriter(str(folder), purge_step=purge)
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _text(self, rows: list[dict]) -> str:
         table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, names)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        _replace(self.path, table.getvalue())
+        csv.DictWriter(table, self._names).writerows(rows)
+        return table.getvalue()
 
 
 def read_curve(path: Path) -> list[dict]:
@@ -115,7 +143,7 @@ def read_curve(path: Path) -> list[dict]:
     return [row | {"step": int(row["step"])} for row in rows]
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Writes a file whole or not at all; the first process does it for all."""
     if jax.process_index() == 0:
         temporary = path.with_suffix(".tmp")

@@ -40,6 +40,7 @@ from llasa_jax.config import (  # noqa: E402
     TransformerConfig,
 )
 from llasa_jax.data.batches import by_step  # noqa: E402
+from llasa_jax.parallel.distributed import gather  # noqa: E402
 from llasa_jax.training.codec import codec_objective  # noqa: E402
 from llasa_jax.training.loop import Objective, Rival, fit  # noqa: E402
 
@@ -124,11 +125,12 @@ def main():
         again = fit(objective, by_step(None), config, folder, seed=0)
         leaf = fitted.params["up" if WHAT == "toy" else "codec"]
         kernel = leaf["kernel"] if WHAT == "toy" else leaf["decoder"]["embed"]["kernel"]
+        left, right = gather(fitted.params), gather(again.params)
         results[name] = {
             "curve": fitted.curve,
-            "norm": float(optax.tree.norm(fitted.params)),
-            "restored": jax.tree.all(jax.tree.map(np.array_equal, fitted.params, again.params)),
-            "shard": kernel.shape if TWO else kernel.addressable_shards[0].data.shape,
+            "norm": float(optax.tree.norm(left)),
+            "restored": jax.tree.all(jax.tree.map(np.array_equal, left, right)),
+            "shard": kernel.addressable_shards[0].data.shape,
         }
     print(json.dumps(results))
 

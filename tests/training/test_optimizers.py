@@ -114,14 +114,8 @@ def test_muon_takes_the_stacked_kernels_and_adamw_the_rest(muon):
     views = hidden_matrices(PARAMS)
     layers = views["stack"]["layers"]
     # Each layer's matrix goes from all axes but the last to the last.
-    assert (layers["linear"]["kernel"].reduction_axis, layers["linear"]["kernel"].output_axis) == (
-        (1,),
-        2,
-    )
-    assert (layers["conv"]["kernel"].reduction_axis, layers["conv"]["kernel"].output_axis) == (
-        (1, 2),
-        3,
-    )
+    assert layers["linear"]["kernel"] == ((1,), (2,))
+    assert layers["conv"]["kernel"] == ((1, 2), (3,))
     layers["linear"]["kernel"] = layers["conv"]["kernel"] = None
     assert not jax.tree.leaves(views)
     rule = optax.nadam(1.0, PLAIN.beta1, PLAIN.beta2)
@@ -157,3 +151,16 @@ def test_gradients_are_clipped_by_their_norm():
     moments = optax.tree.get(state, "mu")  # of Adam: 0.1 of the clipped gradient
     np.testing.assert_allclose(moments["kernel"], [[0.03, 0.04]], rtol=1e-5)
     np.testing.assert_allclose(moments["bias"], [0.12], rtol=1e-5)
+
+
+def test_muon_takes_the_heads_of_a_projection_as_one_matrix():
+    layers = {"attention": {"q": normal(2, 6, 3, 4), "out": normal(2, 3, 4, 6)}}
+    params = {"layers": {"layers": layers}, "attention": {"q": normal(6, 3, 4)}}
+    views = hidden_matrices(params)
+    assert views["layers"]["layers"]["attention"] == {"q": ((1,), (2, 3)), "out": ((1, 2), (3,))}
+    assert views["attention"]["q"] is None
+    grads = jax.tree.map(lambda p: np.cos(3 * p), params)
+    moved = update(replace(PLAIN, kind="muon"), grads, params)["layers"]["layers"]["attention"]
+    for matrix in (*moved["q"].reshape(2, 6, 12), *moved["out"].reshape(2, 12, 6)):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() < 2 * values.min()

@@ -1,0 +1,173 @@
+"""What a run's seconds went into, and how fast it was: `ledger.json` and the timed metrics."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from llasa_jax.errors import UserError
+from llasa_jax.parallel.flops import chip_count, utilisation
+from llasa_jax.training.record import replace_file
+
+# Rows of a curve that another run of the same seed does not have to the bit.
+TIMED = ("tokens_s_chip", "mfu", "mfu_without_head", "data_wait", "goodput")
+LOSSES = ("start", "compile", "data", "validation", "checkpoint", "skipped", "lost")
+
+
+class Work(NamedTuple):
+    """Of one process's rows of a batch: tokens without padding, and the model FLOPs of a step."""
+
+    tokens: float
+    flops: float
+    flops_without_head: float
+
+
+class Ledger:
+    """Seconds of a run by what they went into, over all its restarts; process 0 keeps the file.
+
+    "useful" are those of steps that are in the model; "start" is making or restoring the state,
+    "data" waiting for a batch while the devices had nothing to do, "skipped" steps that changed
+    nothing, "lost" steps that an interruption took back. Seconds in which no process ran do not
+    count.
+
+    Args:
+        start: the step that the run goes on from.
+    """
+
+    def __init__(self, path: Path, start: int):
+        self.path = path
+        try:
+            found = json.loads(path.read_text())
+            self.seconds = {name: float(found["seconds"][name]) for name in ("useful", *LOSSES)}
+            self._saved = {int(step): float(useful) for step, useful in found["saved"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.seconds, self._saved = dict.fromkeys(("useful", *LOSSES), 0.0), {}
+        kept = self._saved.get(start, 0.0)
+        self._move(self.seconds["useful"] - kept, "lost")
+        self._mark = time.monotonic()
+
+    @contextmanager
+    def spent(self, what: str) -> Iterator[None]:
+        """The seconds inside are spent on `what`; those since the last such were useful."""
+        self._pass("useful")
+        try:
+            yield
+        finally:
+            self._pass(what)
+
+    def saving(self, step: int) -> None:
+        """What is useful now is in the checkpoint of `step`, and cannot be lost any more."""
+        self._pass("useful")
+        self._saved = dict([*self._saved.items(), (step, self.seconds["useful"])][-2:])
+        self.write()
+
+    def skip(self, seconds: float) -> None:
+        """So many of the useful seconds were of steps that changed nothing."""
+        self._move(seconds, "skipped")
+
+    def stepping(self) -> float:
+        """Seconds so far that went into steps, and into waiting for their data."""
+        self._pass("useful")
+        return sum(self.seconds[name] for name in ("useful", "data", "skipped", "lost"))
+
+    @property
+    def goodput(self) -> float:
+        """The useful share of all seconds."""
+        return self.seconds["useful"] / max(sum(self.seconds.values()), 1e-9)
+
+    def write(self) -> None:
+        replace_file(self.path, json.dumps({"seconds": self.seconds, "saved": self._saved}))
+
+    def _pass(self, what: str) -> None:
+        now = time.monotonic()
+        self.seconds[what] += now - self._mark
+        self._mark = now
+
+    def _move(self, seconds: float, to: str) -> None:
+        self.seconds["useful"] -= seconds
+        self.seconds[to] += seconds
+
+
+class Meter:
+    """The metrics of the steps since the last row of the curve.
+
+    A step's metrics are read from the devices when the next step has been given to them: so the
+    loop is never more than one step ahead, and the devices never wait for it.
+
+    Attributes:
+        step: the last step whose metrics are read.
+        newest: the metrics of the step after it, still on the devices.
+    """
+
+    def __init__(self, name: str, ledger: Ledger, devices: Iterable[jax.Device], start: int):
+        self.name, self.ledger, self.step = name, ledger, start
+        self.devices = list(devices)
+        self.newest: dict | None = None
+        self._work: Work | None = None
+        self._read: list[tuple[dict, Work | None]] = []
+        self._began, self._waited = ledger.stepping(), ledger.seconds["data"]
+
+    def push(self, metrics: dict, work: Work | None) -> None:
+        """Takes the metrics of a step just dispatched, and reads those of the step before."""
+        self.read()
+        self.newest, self._work = metrics, work
+
+    def read(self) -> None:
+        """Waits for the newest step's metrics, if they are not read yet."""
+        if self.newest is not None:
+            self._read.append((jax.device_get(self.newest), self._work))
+            self.newest = None
+            self.step += 1
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step has been read since the last row."""
+        return not self._read
+
+    def row(self) -> dict[str, Any]:
+        """Means over the steps read since the last row, and how many were skipped.
+
+        With tokens a second and chip, MFU with and without the head (where the devices' peak is
+        known), the share of the time that was spent waiting for data, and the run's goodput so far.
+
+        Raises:
+            UserError: if no step since the last row was finite.
+        """
+        steps, self._read = self._read, []
+        metrics = [found for found, _ in steps]
+        finite = [m for m in metrics if not m["skipped"] or m.get("spiked")]
+        if not finite:
+            raise UserError(
+                f"training {self.name}: the loss is not finite since step "
+                f"{self.step - len(steps) + 1} (now {self.step}); lower train.optimizer.peak"
+            )
+        kept = [m for m in finite if not m["skipped"]] or finite
+        names = dict.fromkeys(name for m in kept for name in m)
+        had = {name: [m[name] for m in kept if name in m] for name in names}
+        row = {name: float(sum(values) / len(values)) for name, values in had.items()}
+        for name in ("skipped", "spiked"):
+            if name in row:
+                row[name] = float(sum(m[name] for m in metrics))
+        return {"step": self.step} | row | self._rates([w for _, w in steps], row["skipped"])
+
+    def _rates(self, works: list[Work | None], skipped: float) -> dict[str, float]:
+        began, waited = self._began, self._waited
+        self._began, self._waited = self.ledger.stepping(), self.ledger.seconds["data"]
+        seconds = max(self._began - began, 1e-9)
+        waiting = self._waited - waited
+        self.ledger.skip((seconds - waiting) * skipped / len(works))
+        self.ledger.write()
+        rates = {"data_wait": waiting / seconds, "goodput": self.ledger.goodput}
+        if None in works:
+            return rates
+        each = jax.process_count() * np.sum(works, 0) / seconds
+        found = {"tokens_s_chip": each[0] / chip_count(self.devices)}
+        for name, flops in (("mfu", each[1]), ("mfu_without_head", each[2])):
+            share = utilisation(flops, 1.0, self.devices)
+            found |= {} if share is None else {name: share}
+        return {name: float(value) for name, value in found.items()} | rates
