@@ -24,6 +24,7 @@ from llasa_jax.training.loop import abstract_state
 # Of `lm.model.REMAT`, from the fastest to the leanest. "offload" is not among them: nothing here
 # estimates what goes to the host and back.
 POLICIES = ("none", "dots", "attention", "full")
+PATIENCE = 4
 BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -83,8 +84,9 @@ def search(run: DecoderRun, pod: Topology) -> dict:
 
     The step's tokens stay: rows at once follow from `train.accumulate`. Time is the most of the
     estimated range, nothing overlapping, so that every byte and FLOP counts. Candidates come in the
-    order of `least_seconds`, until the next one's are no less than the best one's time. One whose
-    `least_bytes` exceed the memory is not compiled, nor one that holds more than one that failed.
+    order of `least_seconds`, until the next one's are no less than the best one's time, or so many
+    in a row (`PATIENCE`) are no better. One whose `least_bytes` exceed the memory is not compiled,
+    nor one that holds more than one that failed.
 
     Returns:
         What `compile_step` says of the best, its `settings`, and `search`: the number of
@@ -102,8 +104,9 @@ def search(run: DecoderRun, pod: Topology) -> dict:
     compiled: list[dict] = []
     failed: list[DecoderRun] = []
     best: dict | None = None
+    since = 0
     for seconds, size, one in bounded:
-        if best and seconds >= best["estimated"]["step_s"][1]:
+        if best and (since == PATIENCE or seconds >= best["estimated"]["step_s"][1]):
             break
         if size > hbm(pod) or any(_holds_more(one, other) for other in failed):
             continue
@@ -111,10 +114,11 @@ def search(run: DecoderRun, pod: Topology) -> dict:
         step = made["estimated"]["step_s"] if made["estimated"] else None
         shown = {"fits": made["fits"], "peak": made["bytes"]["peak"], "step_s": step}
         compiled.append({"settings": made["settings"]} | shown)
+        since += 1
         if not made["fits"]:
             failed.append(one)
         elif best is None or step[1] < best["estimated"]["step_s"][1]:
-            best = made
+            best, since = made, 0
     if best is None:
         raise UserError(
             f"plan: none of {len(bounded)} candidates fits {pod.slices} x {pod.name} "
@@ -229,16 +233,22 @@ def least_seconds(run: DecoderRun, layout: Layout, chip: Chip) -> float:
     """Time that a step cannot do without at the chips' ceilings, nothing overlapping.
 
     Products, with the layers' forward pass once more under "full" (and all of it but the attention
-    under "attention"); each part gathers the layers' weights for both passes and scatters their
-    gradients, unless each device has them whole; the state is read and written.
+    under "attention"). Memory: the state and the weights, and what products take and give. Links:
+    each part gathers the layers' weights for both passes and scatters their gradients, unless each
+    device has them whole; devices along tensor add up two results a layer, there and back.
     """
     mesh, lm, parts = layout.mesh, run.lm, run.train.accumulate
+    size, tensor, fsdp = BYTES[lm.compute_dtype], mesh.shape["tensor"], mesh.shape["fsdp"]
     again = lm.remat not in ("none", "dots")
     forward = partial(decoder_flops, lm, run.train.batch * run.row)
     length = run.row if lm.remat == "full" else 0
     flops = TRAIN * forward(run.row) + again * forward(length, head=False)
     compute = flops / mesh.size / chip.flops
-    weights = layout.weights / mesh.shape["tensor"] * BYTES[lm.compute_dtype] * parts
-    memory = (2 * layout.state + TRAIN * weights) / chip.hbm_rate
-    sent = weights * (2 + again) * (mesh.shape["fsdp"] - 1) / mesh.shape["fsdp"]
+    weights = layout.weights / tensor * size * parts
+    tokens = run.train.batch * run.row / (mesh.size / tensor) * lm.layers * size
+    inside = 2 * lm.head_dim * (lm.heads + lm.kv_heads) + 3 * lm.ffn
+    passed = tokens * (4 * lm.dim + inside / tensor) * (TRAIN + again)
+    memory = (2 * layout.state + TRAIN * weights + passed) / chip.hbm_rate
+    sent = weights * (2 + again) * (fsdp - 1) / fsdp
+    sent += tokens * lm.dim * (4 + again) * 2 * (tensor - 1) / tensor
     return chip.devices * (compute + memory + sent * chip.axes / chip.ici_rate)
