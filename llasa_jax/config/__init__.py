@@ -17,6 +17,7 @@ from llasa_jax.config.codec import (
 from llasa_jax.config.lm import (
     AttentionBlocks,
     DecoderConfig,
+    LoraConfig,
     RopeScaling,
 )
 from llasa_jax.config.loading import (
@@ -58,6 +59,7 @@ __all__ = [
     "DiscriminatorConfig",
     "GanConfig",
     "GuardConfig",
+    "LoraConfig",
     "MeshConfig",
     "OptimizerConfig",
     "RecogniserConfig",

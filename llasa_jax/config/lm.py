@@ -30,6 +30,28 @@ class AttentionBlocks:
         require(min(sizes) >= 128, "lm.attention_blocks: at least 128 tokens each")
 
 
+PROJECTIONS = ("q", "k", "v", "out", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of `rank` beside the projections `targets`, weighted by `alpha` / `rank`.
+
+    The defaults are those of Llasa's published fine-tuning.
+    """
+
+    rank: int = 8
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("q", "v")
+
+    def __post_init__(self):
+        require(self.rank > 0, "lm.lora.rank: must be positive")
+        for name in self.targets:
+            known = ", ".join(PROJECTIONS)
+            require(name in PROJECTIONS, f"lm.lora.targets: no {name!r}, known: {known}")
+        require(len(self.targets) > 0, "lm.lora.targets: needs at least one projection")
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """A Llama decoder over text and speech ids.
@@ -43,7 +65,7 @@ class DecoderConfig:
 
     `unseen` is an id that no position attends to: 128009, the <|eot_id|> of Llama 3, as in the
     official training (sentences are padded with it, and each holds three); None as in the official
-    inference, where all are seen.
+    inference, where all are seen. With `lora` only adapters are trained (`lm.lora`).
     """
 
     dim: int = 256
@@ -65,6 +87,7 @@ class DecoderConfig:
     remat: Literal["none", "full", "dots", "attention", "offload"] = "none"
     scan_layers: bool = True
     unseen: int | None = None
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
         sizes = (self.dim, self.ffn, self.layers, self.heads, self.kv_heads, self.head_dim)

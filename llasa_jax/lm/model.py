@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig
 from llasa_jax.lm.attention import UNSEEN, attention
+from llasa_jax.lm.lora import adapted, adapter
 from llasa_jax.parallel.mesh import Rules, constrain, current_mesh
 
 MASKED = -1e30  # logit of a padded row: no probability, and no NaN where all of a slice is padding
@@ -103,7 +104,13 @@ class SelfAttention(nnx.Module):
         self.k = nn.param(rngs, (dim, kv_heads, size), kv_axes, init)
         self.v = nn.param(rngs, (dim, kv_heads, size), kv_axes, init)
         out_init = nn.lecun(heads * size * 2 * config.layers)
-        self.out = nn.param(rngs, (heads, size, dim), ("heads", "head_dim", "embed"), out_init)
+        out_axes = ("heads", "head_dim")
+        self.out = nn.param(rngs, (heads, size, dim), (*out_axes, "embed"), out_init)
+        add = partial(adapter, config, rngs=rngs)
+        self.q_lora = add("q", (dim,), ("embed",), (heads, size), out_axes)
+        self.k_lora = add("k", (dim,), ("embed",), (kv_heads, size), kv_axes[1:])
+        self.v_lora = add("v", (dim,), ("embed",), (kv_heads, size), kv_axes[1:])
+        self.out_lora = add("out", (heads, size), out_axes, (dim,), ("embed",))
 
     def __call__(
         self, x: jax.Array, angles: tuple, attend: Callable, cache: tuple
@@ -111,16 +118,17 @@ class SelfAttention(nnx.Module):
         """x [B, S, D] -> y [B, S, D], and what `attend` returns beside its result."""
         wq = whole(self.q[...], x.dtype, None, "heads", "head_dim")
         wk, wv = (whole(w[...], x.dtype, None, "kv_heads", "head_dim") for w in (self.k, self.v))
-        q = rotate(jnp.einsum("BSD,DNH->BSNH", x, wq), angles)
-        k = rotate(jnp.einsum("BSD,DKH->BSKH", x, wk), angles)
-        v = jnp.einsum("BSD,DKH->BSKH", x, wv)
+        q = adapted(jnp.einsum("BSD,DNH->BSNH", x, wq), self.q_lora, x)
+        k = adapted(jnp.einsum("BSD,DKH->BSKH", x, wk), self.k_lora, x)
+        v = adapted(jnp.einsum("BSD,DKH->BSKH", x, wv), self.v_lora, x)
+        q, k = rotate(q, angles), rotate(k, angles)
         q = constrain(q, "batch", "length", "heads", "head_dim")
         k, v = (constrain(x, "batch", "length", "kv_heads", "head_dim") for x in (k, v))
         y, out = attend(*(checkpoint_name(x, "attention") for x in (q, k, v)), *cache)
         y = checkpoint_name(y, "attention").reshape(*x.shape[:2], -1)
         # As one matrix: XLA for CPUs would first transpose a kernel of three axes.
-        out_kernel = whole(self.out[...], x.dtype, "heads", "head_dim", None)
-        return project(y, out_kernel.reshape(-1, x.shape[-1])), out
+        kernel = whole(self.out[...], x.dtype, "heads", "head_dim", None)
+        return adapted(project(y, kernel.reshape(-1, x.shape[-1])), self.out_lora, y), out
 
 
 class FeedForward(nnx.Module):
@@ -133,13 +141,19 @@ class FeedForward(nnx.Module):
         self.up = nn.Linear(dim, ffn, ("embed", "mlp"), **linear)
         down_init = nn.lecun(ffn * 2 * config.layers)
         self.down = nn.Linear(ffn, dim, ("mlp", "embed"), init=down_init, **linear)
+        add = partial(adapter, config, rngs=rngs)
+        self.gate_lora = add("gate", (dim,), ("embed",), (ffn,), ("mlp",))
+        self.up_lora = add("up", (dim,), ("embed",), (ffn,), ("mlp",))
+        self.down_lora = add("down", (ffn,), ("mlp",), (dim,), ("embed",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernels = (whole(one.kernel[...], x.dtype, None, "mlp") for one in (self.gate, self.up))
-        gate, up = (project(x, kernel) for kernel in kernels)
+        gate, up = (whole(one.kernel[...], x.dtype, None, "mlp") for one in (self.gate, self.up))
+        gate = adapted(project(x, gate), self.gate_lora, x)
+        up = adapted(project(x, up), self.up_lora, x)
         gate, up = (constrain(y, "batch", "length", "mlp") for y in (gate, up))
+        y = jax.nn.silu(gate) * up
         down = whole(self.down.kernel[...], x.dtype, "mlp", None)
-        return project(jax.nn.silu(gate) * up, down)
+        return adapted(project(y, down), self.down_lora, y)
 
 
 class Layer(nnx.Module):

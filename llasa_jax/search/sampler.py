@@ -47,9 +47,13 @@ Caches = list[tuple[jax.Array, jax.Array]]  # of each layer: keys [K, B, H, T], 
 
 
 class Prompts(NamedTuple):
-    """G prompts, computed once: caches [K, G, H, P], [K, G, P, H]; lengths and bounds [G]."""
+    """G prompts, computed once: caches [K, G, H, P], [K, G, P, H]; lengths and bounds [G].
+
+    `seen` [G, P] marks the keys that candidates attend to.
+    """
 
     caches: Caches
+    seen: jax.Array
     lengths: jax.Array
     min_codes: jax.Array
     max_codes: jax.Array
@@ -116,7 +120,10 @@ def prefill(
         stopped=jnp.zeros(shape, bool),
         done=jnp.broadcast_to(bounds[1][:, None] <= 0, shape),
     )
-    return Prompts(list(zip(k, v, strict=True)), lengths, *bounds), state
+    seen = places < lengths[:, None]
+    if config.unseen is not None:
+        seen &= tokens != config.unseen
+    return Prompts(list(zip(k, v, strict=True)), seen, lengths, *bounds), state
 
 
 @functools.partial(
@@ -190,7 +197,7 @@ def advance(
     groups, candidates = tokens.shape
     positions = jnp.broadcast_to((prompts.lengths + t)[:, None], tokens.shape)
     x, angles = model.embed(tokens.reshape(-1, 1), positions.reshape(-1, 1))
-    in_prompt = jnp.arange(prompts.caches[0][1].shape[2]) < prompts.lengths[:, None, None]
+    in_prompt = prompts.seen[:, None]
     in_past = jnp.arange(caches[0][1].shape[2]) <= t
 
     def attend(q, k, v, prompt_k, prompt_v, past_k, past_v):  # noqa: ANN001

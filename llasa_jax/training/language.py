@@ -11,6 +11,7 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, DecoderRun
+from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
 from llasa_jax.parallel.flops import TRAIN, decoder_flops
@@ -18,13 +19,19 @@ from llasa_jax.training.loop import Objective
 from llasa_jax.training.meter import Work
 
 
-def language_objective(run: DecoderRun, levels: Sequence[int]) -> Objective:
+def language_objective(
+    run: DecoderRun, levels: Sequence[int], base: dict | None = None
+) -> Objective:
     """Mean nats of the learned tokens; batches are `data.pipeline.collate`'s packed rows.
 
     Args:
         levels: of the codec's FSQ. Codes that share digits start with rows that are alike, for
             they sound alike: a table of independent rows learns that only code by code.
+        base: the frozen parameters of a run with `lm.lora`, which trains adapters beside them;
+            without them the objective can be compiled, but not run.
     """
+    if run.lm.lora is not None:
+        return _adapter_objective(run, base)
     batch_loss = _batch_loss(run, run.z_loss)
     axes = nn.logical_axes(*nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs)))
 
@@ -68,6 +75,29 @@ def row_work(config: DecoderConfig, batch: dict) -> Work:
     length = float(((2 * batch["positions"] + 1) * real).sum()) / max(tokens, 1.0)
     flops = (TRAIN * decoder_flops(config, tokens, length, head=head) for head in (True, False))
     return Work(tokens, *flops)
+
+
+def _adapter_objective(run: DecoderRun, base: dict | None) -> Objective:
+    """The model's parameters are {"adapters": ...}, the frozen ones {"base": ...}."""
+    batch_loss = _batch_loss(run, run.z_loss)
+    graphdef, shapes = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
+    adapters, rest = separate(nn.logical_axes(graphdef, shapes))
+
+    def init(key: jax.Array) -> dict:
+        return {"adapters": separate(nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1])[0]}
+
+    def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        found = batch_loss(join(params["adapters"], params["base"]), batch)
+        return found.mean, {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
+
+    return Objective(
+        "language model",
+        init,
+        loss,
+        {"adapters": adapters, "base": rest},
+        ("batch", "length"),
+        frozen={"base": separate(shapes)[1] if base is None else base},
+    )
 
 
 def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:

@@ -67,7 +67,10 @@ def test_logits_of_a_slice_are_a_slice_of_the_logits(tied):
     assert float(logits[..., : CONFIG.vocab].min()) > -1e3
 
 
-@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": "full"}, {"remat": "dots"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"scan_layers": False}, {"remat": "full"}, {"remat": "dots"}, {"remat": "attention"}],
+)
 def test_scan_and_remat_change_neither_values_nor_gradients(changes):
     ids = tokens()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
-from llasa_jax.lm.vocabulary import nano_vocabulary
+from llasa_jax.lm.vocabulary import EOT, nano_vocabulary
 from llasa_jax.search.sampler import Sampler, draw
 
 CODES = 40
@@ -78,6 +79,27 @@ def test_log_probability_from_the_cache_is_that_of_a_full_pass():
             nats = np.asarray(log_probabilities(row(prompt, said)), np.float64)
             expected = sum(nats[len(prompt) - 1 + i, token] for i, token in enumerate(said))
             assert take.log_probability == pytest.approx(expected, abs=1e-4, rel=1e-6)
+
+
+def test_unseen_ids_of_the_prompt_stay_unseen():
+    graphdef, params = model()
+    unseen = VOCABULARY.tokenizer.token_to_id(EOT)
+    config = dataclasses.replace(CONFIG, unseen=unseen)
+    hidden_from, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
+    drawn = Sampler(hidden_from, params, VOCABULARY, slots=2, room=64)
+    (take, *_), *_ = drawn(PROMPTS[:1], candidates=2, min_codes=[5], max_codes=[5], seed=0)
+    ids = np.concatenate([PROMPTS[0], VOCABULARY.speech_ids(take.codes)])
+    assert (ids == unseen).sum() == 2
+
+    def nats(graphdef):
+        decoder = nn.merge(graphdef, params)
+        hidden = decoder.hidden(ids[None], jnp.arange(len(ids))[None])[0, len(PROMPTS[0]) - 1 :]
+        allowed = [VOCABULARY.speech_end, *range(VOCABULARY.first_code, VOCABULARY.size)]
+        logits = jax.nn.log_softmax(decoder.logits(hidden)[:, np.array(allowed)])
+        return float(sum(logits[i, 1 + code] for i, code in enumerate(take.codes)))
+
+    assert take.log_probability == pytest.approx(nats(hidden_from), abs=1e-4)
+    assert abs(take.log_probability - nats(graphdef)) > 1e-3
 
 
 def test_end_has_its_probability_at_the_temperature_before_anything_is_cut():
