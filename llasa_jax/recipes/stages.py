@@ -35,6 +35,7 @@ from llasa_jax.data.shards import TokenShards, write_shards
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, part_hash, save_part
+from llasa_jax.lm.lora import join, merged
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Direction, Vocabulary, nano_vocabulary
 from llasa_jax.parallel.distributed import gather
@@ -245,7 +246,8 @@ def train_language(
     """Trains the language model on packed rows and writes `lm.safetensors` to `model`.
 
     Args:
-        init: a folder with the model to begin with; without it, random numbers.
+        init: a folder with the model to begin with; without it, random numbers. A run with
+            `lm.lora` trains adapters for this model, and writes it with them merged.
     """
     vocabulary = Vocabulary.load(model)
     lm = run.lm
@@ -259,13 +261,18 @@ def train_language(
     valid = open_tokens(tokens, model, "valid")
     rows = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = packed_batches(train, run.train.batch, seed, **rows)
-    objective = language_objective(run, codec_config(model).levels)
-    if init is not None:
-        objective = replace(objective, begin=starting_parameters(init, run, vocabulary))
+    begin = None if init is None else starting_parameters(init, run, vocabulary)
+    if lm.lora is not None and begin is None:
+        raise UserError("lm.lora: adapters need a model that they adapt, give --init FOLDER")
+    objective = language_objective(run, codec_config(model).levels, begin)
+    if lm.lora is None:
+        objective = replace(objective, begin=begin)
     place = partial(place_batch, objective, training_mesh(run.train.mesh))
     validate = validation_nats(run, ordered_batches(valid, run.train.batch, **rows), place)
     fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
     params = gather(fitted.params)
+    if lm.lora is not None:
+        params, lm = merged(lm, join(params["adapters"], begin)), replace(lm, lora=None)
     if jax.process_index() == 0:
         save_part(model, "lm", lm, params, {"steps": fitted.steps})
     return fitted

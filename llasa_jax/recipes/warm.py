@@ -13,7 +13,7 @@ from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
 
 # Of how a model computes, not of what it computes: a run may choose them anew.
-FREE = ("attention", "attention_blocks", "compute_dtype", "remat", "scan_layers", "unseen")
+FREE = ("attention", "attention_blocks", "compute_dtype", "remat", "scan_layers", "unseen", "lora")
 PADDING = "vocab_multiple"
 
 

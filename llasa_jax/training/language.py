@@ -30,13 +30,17 @@ def language_objective(
         base: the frozen parameters of a run with `lm.lora`, which trains adapters beside them;
             without them the objective can be compiled, but not run.
     """
-    if run.lm.lora is not None:
-        return _adapter_objective(run, base)
     batch_loss = _batch_loss(run, run.z_loss)
-    axes = nn.logical_axes(*nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs)))
+    graphdef, shapes = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
+    axes, frozen = nn.logical_axes(graphdef, shapes), {}
+    if run.lm.lora is not None:
+        axes = dict(zip(("adapters", "base"), separate(axes), strict=True))
+        frozen = {"base": separate(shapes)[1] if base is None else base}
 
     def init(key: jax.Array) -> dict:
         params = nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1]
+        if run.lm.lora is not None:
+            return {"adapters": separate(params)[0]}
         rows = code_rows(jax.random.fold_in(key, 1), levels, run.lm.dim)
         start = run.lm.text_vocab + 8
         for name in ("embedding", "head"):
@@ -53,7 +57,8 @@ def language_objective(
         gradient adds up over chunks."""
         dtype = jnp.dtype(run.lm.compute_dtype)
         cast = lambda p: p.astype(dtype) if p.ndim > 2 else p  # noqa: E731 (stacked: [L, ...])
-        return params | {"layers": jax.tree.map(cast, params["layers"])}
+        name = "layers" if run.lm.lora is None else "adapters"
+        return params | {name: jax.tree.map(cast, params[name])}
 
     return Objective(
         "language model",
@@ -61,6 +66,7 @@ def language_objective(
         loss,
         axes,
         rows=("batch", "length"),
+        frozen=frozen,
         weight=lambda batch: batch["weights"].sum(),
         working=working,
         work=lambda batch: row_work(run.lm, batch),
@@ -77,27 +83,9 @@ def row_work(config: DecoderConfig, batch: dict) -> Work:
     return Work(tokens, *flops)
 
 
-def _adapter_objective(run: DecoderRun, base: dict | None) -> Objective:
-    """The model's parameters are {"adapters": ...}, the frozen ones {"base": ...}."""
-    batch_loss = _batch_loss(run, run.z_loss)
-    graphdef, shapes = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
-    adapters, rest = separate(nn.logical_axes(graphdef, shapes))
-
-    def init(key: jax.Array) -> dict:
-        return {"adapters": separate(nn.split(Decoder(run.lm, rngs=nnx.Rngs(key)))[1])[0]}
-
-    def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        found = batch_loss(join(params["adapters"], params["base"]), batch)
-        return found.mean, {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
-
-    return Objective(
-        "language model",
-        init,
-        loss,
-        {"adapters": adapters, "base": rest},
-        ("batch", "length"),
-        frozen={"base": separate(shapes)[1] if base is None else base},
-    )
+def whole(params: dict) -> dict:
+    """The decoder's parameters, of what a run trains and what it has frozen side by side."""
+    return join(params["adapters"], params["base"]) if "adapters" in params else params
 
 
 def code_rows(key: jax.Array, levels: Sequence[int], dim: int) -> jax.Array:
@@ -131,7 +119,7 @@ def _batch_loss(run: DecoderRun, z_loss: float) -> Callable[[dict, dict], Loss]:
     graphdef, _ = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
 
     def batch_loss(params: dict, batch: dict) -> Loss:
-        model = nn.merge(graphdef, params)
+        model = nn.merge(graphdef, whole(params))
         return chunked_cross_entropy(
             model.hidden(batch["tokens"], batch["positions"], batch["segments"]),
             model.head_table(),
