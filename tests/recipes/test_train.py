@@ -25,7 +25,8 @@ from llasa_jax.config import (
     TransformerConfig,
     load_config,
 )
-from llasa_jax.data.shards import write_shards
+from llasa_jax.data.pipeline import ordered_batches
+from llasa_jax.data.shards import TokenShards, write_shards
 from llasa_jax.interop.bundle import part_hash, save_part
 from llasa_jax.interop.llama import export_llama
 from llasa_jax.lm.model import Decoder
@@ -33,6 +34,7 @@ from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
 from llasa_jax.recipes.stages import load_language
 from llasa_jax.recipes.start import start
 from llasa_jax.recipes.warm import starting_parameters
+from llasa_jax.training.language import validation_nats
 from llasa_jax.training.meter import TIMED
 from llasa_jax.training.record import read_curve
 
@@ -143,6 +145,32 @@ def test_two_processes_with_two_devices_train_as_one(place, alone):
     found = load_language(place / "model")
     assert found[0] == config
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found[1], params)
+
+
+def test_adapters_are_trained_and_merged(place):
+    """What is written is a plain model, and computes what the run last measured."""
+    few = ["train.steps=2", "train.valid_every=2", "lm.lora={'rank': 2}"]
+    words = [word for setting in few for word in ("--set", setting)]
+    assert cli.main(command(place, "adapters", *words)) == 0
+    run = load_config(str(place / "tiny.py"), DecoderRun)
+    config, params, _ = load_language(place / "model")
+    given = starting_parameters(place / "given", run, nano_vocabulary(64))
+    assert config == run.lm
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), params, given)
+    attention = changed["layers"]["layers"].pop("attention")
+    assert attention == {"q": True, "k": False, "v": True, "out": False}
+    assert not any(jax.tree.leaves(changed))
+    valid = ordered_batches(TokenShards.open(place / "tokens" / "valid"), 8)
+    found = validation_nats(run, valid, lambda batch: batch)(params, 0)["nats"]
+    measured = read_curve(place / "adapters" / "curve.csv")[-1]["valid_nats"]
+    np.testing.assert_allclose(found, measured, rtol=1e-5)
+
+
+def test_adapters_need_a_model(place, capsys):
+    words = command(place, "refused", "--set", "lm.lora={'rank': 2}")
+    at = words.index("--init")
+    assert cli.main(words[:at] + words[at + 2 :]) == 2
+    assert "give --init" in capsys.readouterr().err
 
 
 def test_a_llama_folder_gives_the_same_parameters(place):

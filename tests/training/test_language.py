@@ -5,11 +5,22 @@ import jax
 import numpy as np
 import pytest
 
-from llasa_jax.config import DecoderConfig, DecoderRun, OptimizerConfig, TrainConfig
+from llasa_jax.config import (
+    DecoderConfig,
+    DecoderRun,
+    LoraConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from llasa_jax.data.batches import by_step
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
-from llasa_jax.training.language import code_rows, language_objective, validation_nats
+from llasa_jax.training.language import (
+    code_rows,
+    language_objective,
+    row_work,
+    validation_nats,
+)
 from llasa_jax.training.loop import fit, gradient_of
 
 ROW = 24
@@ -106,6 +117,22 @@ def test_a_language_model_learns(objective, params, tmp_path):
     fitted = fit(objective, by_step(batch), RUN.train, tmp_path, seed=0)
     first, last = fitted.curve[0]["nats"], fitted.curve[-1]["nats"]
     assert first > 0.8 * np.log(40) and last < 0.5 * first
+
+
+def test_the_work_of_rows_by_hand():
+    """Two sequences of 9 and 15 tokens in one row, padding in the other: 24 tokens."""
+    batch = collate([row(example(0, 9), example(1, 15)), row((np.zeros(0, int), []))], ROW)
+    lm = RUN.lm
+    layer = 4 * 16 * 8 * (2 + 1) + 6 * 16 * 32
+    pairs = (9**2 + 15**2) / 2  # of a query and a key
+    matrices, attention = lm.layers * 24 * layer, lm.layers * 4 * pairs * 2 * 8
+    head = 24 * 2 * 16 * lm.vocab
+    found = row_work(lm, batch)
+    assert found.tokens == 24
+    np.testing.assert_allclose(found.flops_without_head, 3 * (matrices + attention))
+    np.testing.assert_allclose(found.flops, 3 * (matrices + attention + head))
+    adapters = row_work(replace(lm, lora=LoraConfig()), batch)
+    np.testing.assert_allclose(adapters.flops, 2 * (matrices + head) + 3 * attention)
 
 
 def test_codes_that_share_digits_start_alike():
