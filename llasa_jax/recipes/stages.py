@@ -257,8 +257,12 @@ def train_language(
             f"{model}: the tokenizer has {found[0]} text ids and {found[1]} codes, lm.text_vocab "
             f"and lm.codes say {lm.text_vocab} and {lm.codes}; change the configuration"
         )
+    if lm.unseen not in (None, vocabulary.eot):
+        raise UserError(f"lm.unseen: {lm.unseen} is not <|eot_id|>, {vocabulary.eot} in {model}")
     train = open_tokens(tokens, model, "train")
     valid = open_tokens(tokens, model, "valid")
+    if train.row != run.row:
+        raise UserError(f"{tokens}: has rows of {train.row} ids, row says {run.row}; set it alike")
     rows = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = packed_batches(train, run.train.batch, seed, **rows)
     begin = None if init is None else starting_parameters(init, run, vocabulary)

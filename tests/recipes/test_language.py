@@ -178,6 +178,10 @@ def test_configurations_of_another_shape(work, capsys):
     assert "267 text ids and 60 codes" in error
     assert "tokenizer" in refused(capsys, arguments(work, "--set", "lm.text_vocab=128256"))
     assert "lm.kv_heads: 3 heads" in refused(capsys, arguments(work, "--set", "lm.heads=3"))
+    error = refused(capsys, arguments(work, "--set", "row=64"))
+    assert "has rows of 128 ids, row says 64" in error
+    error = refused(capsys, arguments(work, "--set", "lm.unseen=128009"))
+    assert "lm.unseen: 128009 is not <|eot_id|>, 260 in" in error
     error = refused(capsys, arguments(work, "--set", "train.mesh.fsdp=3"))
     assert "fsdp=3" in error and "does not fit 1 devices" in error
     assert not (work / "out").exists()
