@@ -1,9 +1,8 @@
 """One voice for Llasa-1B, all its parameters trained: two epochs of five hours of it.
 
     llasa convert xcodec2/model.safetensors --out models/voice
-    llasa data prepare recordings/ --out runs/voice/corpus
-    llasa data tokens --store runs/voice/corpus --model models/voice --out runs/voice/tokens \\
-        --row 2048 --tokenizer Llasa-1B
+    llasa data prepare recordings/ --model models/voice --out runs/voice/tokens \\
+        --tokenizer Llasa-1B
     llasa train finetune_voice --tokens runs/voice/tokens --model models/voice \\
         --out runs/voice/lm --init Llasa-1B
 

@@ -1,7 +1,7 @@
 """Speech recognition with Llasa-1B: speech codes in, text out (section 4.3 of the paper).
 
-    llasa data tokens --store runs/speech/corpus --model runs/speech --out runs/asr/tokens \\
-        --row 2048 --direction understanding
+    llasa data prepare recordings/ --model runs/speech --out runs/asr/tokens \\
+        --set 'kinds=["understanding"]'
     llasa train llasa_asr_1b --tokens runs/asr/tokens --model runs/speech --out runs/asr/1b
 
 Model and recipe of `llasa_1b` (1.370 B parameters); only the token rows differ, whose loss is on
@@ -12,9 +12,12 @@ here: these are three epochs of 50,000 hours, as LibriHeavy has them: 31e9 token
 its end here.
 """
 
-from llasa_jax.config import DecoderRun
+from dataclasses import replace
+
+from llasa_jax.config import DecoderRun, SourceConfig
 from llasa_jax.lm.released import LLASA_1B, paper_run
 
 
 def get_config() -> DecoderRun:
-    return paper_run(LLASA_1B, hours=50_000)
+    run = paper_run(LLASA_1B, hours=50_000)
+    return replace(run, sources=(SourceConfig(kind="understanding"),))

@@ -22,13 +22,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 done, 2 refused, 130 interrupted)."""
+    """Runs one command; returns the exit status (0 done, 1 something is wrong with what was to be
+    checked, 2 refused, 130 interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = make_parser().parse_args(given)
-        options.run(options)
-        return 0
+        return options.run(options) or 0
     except UserError as error:
         if "--debug" in given:
             traceback.print_exc()
@@ -176,63 +176,89 @@ def _run_decode(options) -> None:
 
 
 def _data(commands) -> None:
-    data = _command(commands, "data", None, "Prepare corpora for training.")
+    data = _command(commands, "data", None, "Prepare corpora for training, and look into them.")
     parts = data.add_subparsers(dest="part", required=True, metavar="PART")
-    text = "Read, resample and trim corpora into one prepared corpus."
+    text = "Corpora to waves for training a codec; with --model, on to packed token rows."
     part = _command(parts, "prepare", _run_prepare, text)
-    part.add_argument("corpora", nargs="+", help="built-in names, or folders of recordings")
-    part.add_argument("--out", type=Path, required=True, help="folder of the prepared corpus")
+    help = "built-in corpora, or folders; with --model also a configuration, by file or name"
+    part.add_argument("what", nargs="+", metavar="WHAT", help=help)
+    part.add_argument("--out", required=True, help="folder, or (token rows) a gs:// address")
+    part.add_argument("--model", type=Path, default=None, help="folder with the codec")
     help = "of synthetic speech, for corpora that are spoken by programs (60)"
-    part.add_argument("--minutes", type=float, default=60.0, help=help)
-    _seed(part)
-    text = "Encode a prepared corpus with a codec and pack it into token rows."
-    part = _command(parts, "tokens", _run_tokens, text)
-    part.add_argument("--store", type=Path, required=True, help="prepared corpus")
-    part.add_argument("--model", type=Path, required=True, help="folder with the codec")
-    part.add_argument("--out", type=Path, required=True, help="folder for the token rows")
-    part.add_argument("--row", type=int, default=512, help="positions of a row (512)")
-    help = (
-        "a Hugging Face tokenizer.json or its folder, to which the speech ids are added (default: "
-    )
-    help += "the model's, else bytes)"
+    part.add_argument("--minutes", type=float, default=None, help=help)
+    help = "of everything random (0)"
+    part.add_argument("--seed", type=int, default=None, help=help)
+    help = "override a setting of token rows, e.g. row=512; may be repeated"
+    part.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=help)
+    help = "a Hugging Face tokenizer.json or its folder, to which the speech ids are added "
+    help += "(default: the model's, else bytes)"
     part.add_argument("--tokenizer", type=Path, default=None, help=help)
-    help = "speech from text, text from speech, or an example of each (generation)"
-    choices = ("generation", "understanding", "both")
-    part.add_argument("--direction", choices=choices, default="generation", help=help)
+    help = "processes on this machine (1); others, here or elsewhere, may run the same command"
+    part.add_argument("--workers", type=int, default=1, help=help)
+    help = (
+        'run it as an Apache Beam pipeline, with Beam\'s own options ("--runner=FlinkRunner ...")'
+    )
+    part.add_argument("--beam", default=None, metavar="OPTIONS", help=help)
+
+    text = "Find what is wrong with token rows, and how to mend it; exit status 1 if anything is."
+    part = _command(parts, "check", _run_check, text)
+    part.add_argument("folder", type=Path, help="of `data prepare`, or of the released layout")
+    help = "folder with the tokenizer of the ids (default: the folder's own)"
+    part.add_argument("--model", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print what was found as JSON")
+    text = "Hours, speakers, lengths, codebook use and used positions of token rows, with plots."
+    part = _command(parts, "stats", _run_stats, text)
+    part.add_argument("folder", type=Path, help="of `data prepare`")
+    part.add_argument("--out", type=Path, default=None, help="folder for plots and stats.json")
+    part.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _run_check(options) -> int:
+    from llasa_jax.data.check import check, lines
+    from llasa_jax.lm.vocabulary import Vocabulary
+
+    vocabulary = None if options.model is None else Vocabulary.load(options.model)
+    found = check(options.folder, vocabulary)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
+    return 0 if found["good"] else 1
+
+
+def _run_stats(options) -> None:
+    from llasa_jax.evaluation.data_stats import data_stats, lines
+
+    found = data_stats(options.folder, options.out)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
 
 
 def _run_prepare(options) -> None:
-    from llasa_jax.data.corpora import named_corpus
-    from llasa_jax.data.store import WaveStore
+    from llasa_jax.recipes.waves import prepare_rows, prepare_waves
 
-    minutes, seed = options.minutes, options.seed
-    corpora = [named_corpus(name, minutes=minutes, seed=seed) for name in options.corpora]
-    store = WaveStore.build(corpora, options.out)
-    print(json.dumps(store.info, indent=1, sort_keys=True))
-
-
-def _run_tokens(options) -> None:
-    from llasa_jax.data.store import WaveStore
-    from llasa_jax.recipes.stages import encode_store, model_folder, prepare_tokens
-
-    store, model = WaveStore.open(options.store), model_folder(options.model)
-    indices = store.select(with_text=True)
-    encoded = encode_store(store, indices, model, options.out / "codes.jsonl")
-    both = ("generation", "understanding")
-    prepare_tokens(
-        encoded,
-        model,
-        options.out,
-        options.row,
-        tokenizer=options.tokenizer,
-        directions=both if options.direction == "both" else (options.direction,),
-    )
+    synthetic = {"minutes": options.minutes, "seed": options.seed}
+    if options.model is None:
+        extra = ("--set", options.set), ("--tokenizer", options.tokenizer)
+        given = [name for name, value in extra if value]
+        if given:
+            raise UserError(f"data prepare: {given[0]} is for token rows; name the codec's --model")
+        found = prepare_waves(options.what, Path(options.out), **synthetic)
+    else:
+        found = prepare_rows(
+            options.what,
+            options.out,
+            options.model,
+            assignments=options.set,
+            tokenizer=options.tokenizer,
+            workers=options.workers,
+            beam=options.beam,
+            **synthetic,
+        )
+    print(json.dumps(found, indent=1, sort_keys=True))
 
 
 def _train(commands) -> None:
     parser = _command(commands, "train", _run_train, "Train a language model on token rows.")
     _settings(parser)
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of `data tokens`")
+    help = "folder or gs:// address of token rows that `data prepare` wrote"
+    parser.add_argument("--tokens", required=True, help=help)
     parser.add_argument("--model", type=Path, required=True, help="folder with the codec")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     help = "model to begin with: a model folder, or a Llama in Hugging Face's layout, also of text"
@@ -329,8 +355,9 @@ def _plan(commands) -> None:
     _settings(parser)
     parser.add_argument("--topology", required=True, help="chip and grid, as v5p:4x4x4")
     parser.add_argument("--slices", type=int, default=1, help="so many of that grid (1)")
-    help = "what to compile (default: train, the language model)"
-    parser.add_argument("--program", choices=("train", "codec"), default="train", help=help)
+    help = "what to compile (default: train, the language model; encode: the codec's encoder)"
+    programs = ("train", "codec", "encode")
+    parser.add_argument("--program", choices=programs, default="train", help=help)
     help = "tokens of a step on all chips, a codec's codes (default: the configuration's)"
     parser.add_argument("--batch-tokens", type=int, default=None, metavar="TOTAL", help=help)
     help = "try meshes, remat policies and rows at once, and print the fastest that fits"

@@ -49,7 +49,9 @@ def run(*arguments):
         ),
         ("codec train quickstart_codec --store {here}/s --out {here}/o", "{here}/s"),
         ("data prepare {here}/none --out {here}/o", "none"),
-        ("data tokens --store {here}/s --model {here}/none --out {here}/o", "{here}"),
+        ("data prepare {here}/s --model {here}/none --out {here}/o", "no model in {here}/none"),
+        ("data prepare quickstart_lm --model {here}/none --out {here}/o", "takes DataRun"),
+        ("data prepare nano --out {here}/o --set row=64", "name the codec's --model"),
         ("train quickstart_lm --tokens {here}/t --model {here}/none --out {here}/o", "no model in"),
     ],
 )

@@ -44,7 +44,10 @@ def configurations(draw, kind):
         if get_origin(hint) is Literal:
             return draw(st.sampled_from(get_args(hint)))
         if get_origin(hint) is tuple:
-            return tuple(draw(st.lists(st.integers(3, 9), min_size=1, max_size=6)))
+            item = get_args(hint)[0]
+            if item is int:
+                return tuple(draw(st.lists(st.integers(3, 9), min_size=1, max_size=6)))
+            return tuple(value(item) for _ in range(draw(st.integers(1, 2))))
         if type(None) in get_args(hint):
             return None if draw(st.booleans()) else value(get_args(hint)[0])
         return draw(SCALARS[hint])

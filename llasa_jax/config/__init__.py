@@ -14,6 +14,12 @@ from llasa_jax.config.codec import (
     SpectralConfig,
     TransformerConfig,
 )
+from llasa_jax.config.data import (
+    DataRun,
+    ExampleKind,
+    FilterConfig,
+    SourceConfig,
+)
 from llasa_jax.config.lm import (
     AttentionBlocks,
     DecoderConfig,
@@ -54,9 +60,12 @@ __all__ = [
     "CodecConfig",
     "CodecRun",
     "ConvConfig",
+    "DataRun",
     "DecoderConfig",
     "DecoderRun",
     "DiscriminatorConfig",
+    "ExampleKind",
+    "FilterConfig",
     "GanConfig",
     "GuardConfig",
     "LoraConfig",
@@ -67,6 +76,7 @@ __all__ = [
     "RopeScaling",
     "SamplerConfig",
     "SemanticConfig",
+    "SourceConfig",
     "SpeakerConfig",
     "SpeakerRun",
     "SpectralConfig",

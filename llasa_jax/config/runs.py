@@ -5,6 +5,7 @@ from typing import Literal
 
 from llasa_jax.config.checks import require
 from llasa_jax.config.codec import CodecConfig, DiscriminatorConfig
+from llasa_jax.config.data import SourceConfig
 from llasa_jax.config.lm import DecoderConfig
 from llasa_jax.config.training import OptimizerConfig, TrainConfig
 from llasa_jax.config.verifiers import RecogniserConfig, SpeakerConfig
@@ -71,7 +72,7 @@ class CodecRun:
 
 @dataclass(frozen=True)
 class DecoderRun:
-    """`llasa train`: the language model and its packed rows of `row` ids.
+    """`llasa train`: the language model and its packed rows of `row` ids, mixed of the `sources`.
 
     The loss (`lm.loss.chunked_cross_entropy`) takes `loss_chunk` positions of a row at a time; the
     head's gradient adds up over them in `loss_accumulate`, and `loss_neighbours` devices along fsdp
@@ -89,8 +90,10 @@ class DecoderRun:
     loss_neighbours: int = 1
     z_loss: float = 0.0
     new_rows: Literal["normal", "mean"] = "normal"
+    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
 
     def __post_init__(self):
+        require(len(self.sources) > 0, "sources: name at least one")
         sizes = (self.row, self.loss_chunk, self.loss_neighbours)
         require(min(sizes) > 0, "row, loss_chunk, loss_neighbours: must be positive")
         require(self.z_loss >= 0, "z_loss: must not be negative")

@@ -1,112 +1,160 @@
 """The encoded corpus: each utterance's codes with its metadata, before they become token rows.
 
-`codes.jsonl` holds a line about the whole (version, codec, codebook, ...) and then a line an
-utterance. N-gram baselines, voice prompts and token shards are all made from it.
+A file is JSON lines: one about the whole (version, codec, rejects, ...), then one for each
+utterance. `llasa data prepare` leaves a folder of them. N-gram baselines, voice prompts and token
+shards are all made from it.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llasa_jax.data.utterance import Utterance
 from llasa_jax.errors import UserError
 
-VERSION = 1
+VERSION = 2
+BY = ("kind", "speaker", "language", "licence")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An utterance and its codes, int32 [frames]."""
+    """An utterance, its codes int32 [frames], and how many samples they were made of."""
 
     utterance: Utterance
     codes: np.ndarray
+    samples: int
 
 
-def write_codes(
-    path: str | Path, encoded: Sequence[Encoded], *, codec: str, codebook: int, frame_rate: float
-) -> None:
-    """Write `codes.jsonl`, whole or not at all.
+class CodesFile(NamedTuple):
+    """What a file of codes holds.
+
+    Attributes:
+      encoded: the utterances, in their order.
+      rejects: (id, reason) of those that were left out.
+      codec: hash that names the codec and its weights.
+      frame_rate: codes a second.
+    """
+
+    encoded: list[Encoded]
+    rejects: list[tuple[str, str]]
+    codec: str
+    frame_rate: float
+
+
+def dump_codes(
+    encoded: Sequence[Encoded],
+    *,
+    codec: str,
+    codebook: int,
+    frame_rate: float,
+    rejects: Sequence[tuple[str, str]] = (),
+) -> bytes:
+    """The contents of a file of codes; the same utterances give the same bytes.
 
     Args:
-      path: the file.
-      encoded: all utterances; their order is kept.
+      encoded: utterances; their order is kept.
       codec: hash that names the codec and its weights.
       codebook: number of codes it has.
       frame_rate: codes a second.
-
-    Raises:
-      UserError: the file cannot be written.
+      rejects: (id, reason) of utterances that were left out.
     """
-    path = Path(path)
     head = {"version": VERSION, "codec": codec, "codebook": codebook, "frame_rate": frame_rate}
-    head["utterances"] = len(encoded)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(head) + "\n")
-            for one in encoded:
-                row = asdict(one.utterance) | {"codes": np.asarray(one.codes).tolist()}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write the codes to {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    head |= {"utterances": len(encoded), "rejects": [list(pair) for pair in rejects]}
+    lines = [head]
+    for one in encoded:
+        row = asdict(one.utterance) | {"samples": one.samples}
+        lines.append(row | {"codes": np.asarray(one.codes).tolist()})
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
 
-def read_codes(path: str | Path, codec: str | None = None) -> list[Encoded]:
-    """Read `codes.jsonl`.
+def load_codes(data: bytes, name: str, codec: str | None = None) -> CodesFile:
+    """What a file of codes, called `name`, holds.
 
     Args:
-      path: the file.
       codec: the codec hash that the caller goes on with; None takes any.
 
     Raises:
-      UserError: there is none, it is damaged, or another codec or version wrote it.
+      UserError: it is damaged, or another codec or version wrote it.
     """
-    path = Path(path)
     try:
-        with path.open(encoding="utf-8") as file:
-            head = json.loads(next(file))
-            if head["version"] != VERSION:
-                raise ValueError(f"version {head['version']}, this program reads {VERSION}")
-            encoded = [_encoded(json.loads(line), head["codebook"]) for line in file]
+        head_line, *lines = data.decode("utf-8").removesuffix("\n").split("\n")
+        head = json.loads(head_line)
+        if head["version"] != VERSION:
+            raise ValueError(f"version {head['version']}, this program reads {VERSION}")
+        encoded = [_encoded(json.loads(line), head["codebook"]) for line in lines]
         if len(encoded) != head["utterances"]:
             raise ValueError(f"holds {len(encoded)} of {head['utterances']} utterances")
-    except FileNotFoundError as error:
-        raise UserError(f"no encoded corpus at {path}; run `llasa data prepare`") from error
-    except (OSError, StopIteration, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the codes in {path} are damaged ({error}); encode again") from error
-    if codec not in (None, head["codec"]):
-        raise UserError(f"{path}: made by codec {head['codec']}, not {codec}; encode again")
-    return encoded
+        rejects = [(str(id), str(reason)) for id, reason in head["rejects"]]
+        found = CodesFile(encoded, rejects, str(head["codec"]), float(head["frame_rate"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the codes in {name} are damaged ({error}); encode again") from error
+    if codec not in (None, found.codec):
+        raise UserError(f"{name}: made by codec {found.codec}, not {codec}; encode again")
+    return found
+
+
+def read_codes(folder: str | Path, codec: str | None = None) -> list[Encoded]:
+    """All utterances in a folder of codes, in the order of its files.
+
+    Raises:
+      UserError: there are none, or as `load_codes`.
+    """
+    paths = sorted(Path(folder).glob("[0-9]*.jsonl"))
+    if not paths:
+        raise UserError(f"no encoded corpus in {folder}; run `llasa data prepare`")
+    return [
+        one for path in paths for one in load_codes(path.read_bytes(), str(path), codec).encoded
+    ]
 
 
 def _encoded(row: dict[str, Any], codebook: int) -> Encoded:
     codes = np.array(row.pop("codes"), np.int32).reshape(-1)
     if codes.size and not 0 <= codes.min() <= codes.max() < codebook:
         raise ValueError(f"a code of {row['id']} is not in [0, {codebook})")
-    return Encoded(Utterance(**row), codes)
+    samples = int(row.pop("samples"))
+    return Encoded(Utterance(**row), codes, samples)
 
 
-def describe(encoded: Sequence[Encoded], frame_rate: float) -> dict[str, Any]:
-    """What speech this is: utterances, codes, hours; hours by kind, speaker, language, licence."""
-    names = ("kind", "speaker", "language", "licence")
-    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
-    for one in encoded:
-        for name, counter in counts.items():
-            counter[getattr(one.utterance, name)] += len(one.codes)
-    total = sum(len(one.codes) for one in encoded)
+class Counts:
+    """How much speech of what: codes by kind, speaker, language and licence."""
 
-    def hours(codes: int) -> float:
-        return round(codes / frame_rate / 3600, 6)
+    def __init__(self) -> None:
+        self.utterances = 0
+        self.codes = 0
+        self.by: dict[str, Counter[str]] = {name: Counter() for name in BY}
 
-    by = {name: {k: hours(n) for k, n in sorted(c.items())} for name, c in counts.items()}
-    return {"utterances": len(encoded), "codes": total, "hours": hours(total), "hours_by": by}
+    def add(self, codes: int, **what: str) -> None:
+        """Counts an utterance of so many codes."""
+        self.utterances += 1
+        self.codes += codes
+        for name, value in what.items():
+            self.by[name][value] += codes
+
+    def to_json(self) -> dict[str, Any]:
+        return {"utterances": self.utterances, "codes": self.codes, "by": self.by}
+
+    def merge(self, values: dict[str, Any]) -> None:
+        """Adds what `to_json` gave of another part."""
+        self.utterances += values["utterances"]
+        self.codes += values["codes"]
+        for name, counter in values["by"].items():
+            self.by[name].update(counter)
+
+    def describe(self, frame_rate: float) -> dict[str, Any]:
+        """Utterances, codes, hours; hours by kind, speaker, language, licence."""
+
+        def hours(codes: int) -> float:
+            return round(codes / frame_rate / 3600, 6)
+
+        by = {name: {k: hours(n) for k, n in sorted(c.items())} for name, c in self.by.items()}
+        return {
+            "utterances": self.utterances,
+            "codes": self.codes,
+            "hours": hours(self.codes),
+            "hours_by": by,
+        }

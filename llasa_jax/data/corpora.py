@@ -28,12 +28,18 @@ _SINGLE = (
 )
 MIXTURES = {"nano": _SINGLE}  # all speech that can be reached
 NAMES = (*_SINGLE, *MIXTURES, *PUBLISHED)
+OWN_LICENCE = "the user's own"
 _SUFFIXES = (".wav", ".flac")
 _MAX_TEXT_BYTES = 64 * 1024
 
 
 def named_corpus(
-    name: str, cache: Path | None = None, minutes: float = 60.0, seed: int = 0
+    name: str,
+    cache: Path | None = None,
+    minutes: float = 60.0,
+    seed: int = 0,
+    language: str = "en",
+    licence: str = OWN_LICENCE,
 ) -> Corpus:
     """The built-in corpus called `name`, or the one in the folder `name`.
 
@@ -43,6 +49,7 @@ def named_corpus(
       cache: where downloads go; None is `default_cache`.
       minutes: how much synthetic speech to make.
       seed: which sentences and voices speak it.
+      language, licence: of a folder that does not say.
 
     Raises:
       UserError: an unknown name, an empty folder, or a corpus that cannot be fetched.
@@ -61,11 +68,11 @@ def named_corpus(
     if name in PUBLISHED:
         return named_dataset(name)
     if Path(name).is_dir():
-        return folder_corpus(Path(name))
+        return folder_corpus(Path(name), language, licence)
     raise UserError(f"no corpus {name!r}: give a folder of recordings or one of {', '.join(NAMES)}")
 
 
-def folder_corpus(folder: Path) -> Corpus:
+def folder_corpus(folder: Path, language: str, licence: str) -> Corpus:
     """The corpus in a folder, of the kind that its files show."""
     if (folder / "store.json").is_file():
         return StoreCorpus(folder)
@@ -73,8 +80,8 @@ def folder_corpus(folder: Path) -> Corpus:
         return TfdsCorpus(folder)
     for suffix, kind in ((".tar", TarCorpus), (".parquet", ParquetCorpus)):
         if next(folder.rglob(f"*{suffix}"), None) is not None:
-            return kind(folder)
-    return FolderCorpus(folder)
+            return kind(folder, language, licence)
+    return FolderCorpus(folder, language, licence)
 
 
 class StoreCorpus:
@@ -133,7 +140,7 @@ class FolderCorpus:
 
     rejects = ()
 
-    def __init__(self, folder: Path, language: str = "en", licence: str = "the user's own") -> None:
+    def __init__(self, folder: Path, language: str = "en", licence: str = OWN_LICENCE) -> None:
         self._folder = folder.resolve()
         if not self._folder.is_dir():
             raise UserError(f"no corpus folder at {folder}; check the path")

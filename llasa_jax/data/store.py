@@ -64,16 +64,18 @@ def level(wave: np.ndarray) -> np.ndarray:
     return (wave * gain).astype(np.float32)
 
 
-def reject_reason(wave: np.ndarray, rate: int) -> str | None:
+def reject_reason(
+    wave: np.ndarray, rate: int, shortest: float = MIN_SECONDS, longest: float = MAX_SECONDS
+) -> str | None:
     """Why a trimmed wave, float32 [samples], is no good for training; None when it is."""
     seconds = len(wave) / rate
     if not len(wave) or np.abs(wave).max() < SILENT_PEAK:
         return "silent"
     if np.mean(np.abs(wave) >= FULL_SCALE) > CLIPPED_SHARE:
         return "clipped"
-    if seconds < MIN_SECONDS:
-        return f"shorter than {MIN_SECONDS:g} s"
-    return f"longer than {MAX_SECONDS:g} s" if seconds > MAX_SECONDS else None
+    if seconds < shortest:
+        return f"shorter than {shortest:g} s"
+    return f"longer than {longest:g} s" if seconds > longest else None
 
 
 class WaveStore:

@@ -134,6 +134,7 @@ class FliteCorpus:
     def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
         """The wave, float32 [samples], and its sample rate."""
         voice, key = utterance.id.split("/")[1:]
+        self._speak(voice, utterance.text)  # another host may have listed it
         return read_audio(self._folder / voice / f"{key}.wav")
 
 

@@ -67,7 +67,7 @@ POINT_KEYS = frozenset(
 )
 
 
-def _drawn(draw: Callable[..., Figure]) -> Callable[..., bytes]:
+def drawn(draw: Callable[..., Figure]) -> Callable[..., bytes]:
     """Makes a function that returns a Figure into one that returns PNG bytes in a theme."""
 
     @functools.wraps(draw)
@@ -104,7 +104,7 @@ def verifier_scores(point: Mapping[str, Any]) -> dict[str, float]:
     return {k: v for k, v in named.items() if k not in POINT_KEYS and finite(v)}
 
 
-@_drawn
+@drawn
 def loss_curves(
     points: Sequence[Mapping[str, Any]],
     *,
@@ -121,7 +121,7 @@ def loss_curves(
     """
     names = list(dict.fromkeys(k for p in points for k in p if k != "step" and curve([p], k)[0]))
     others = [name for name in names if name not in TOGETHER]
-    figure, axes = _grid(1 + len(others))
+    figure, axes = grid(1 + len(others))
     main = axes[0]
     settled: list[float] = []
     for name in TOGETHER:
@@ -150,7 +150,7 @@ def loss_curves(
     return figure
 
 
-@_drawn
+@drawn
 def search_curve(search: Mapping[str, Any]) -> Figure:
     """Independent judges above, the verifiers that chose below, each against N.
 
@@ -262,7 +262,7 @@ def rank_shares(counts: np.ndarray, points: int = 64) -> list[dict[str, float]]:
     return [{"rank": int(r), "share": float(s)} for r, s in zip(ranks, shares, strict=True)]
 
 
-@_drawn
+@drawn
 def codebook_use(codebook: Mapping[str, Any]) -> Figure:
     """How much of the codebook is used.
 
@@ -271,7 +271,7 @@ def codebook_use(codebook: Mapping[str, Any]) -> Figure:
             be absent.
     """
     size, ranks = codebook["size"], codebook.get("ranks") or []
-    figure, axes = _grid(1 + bool(ranks))
+    figure, axes = grid(1 + bool(ranks))
     bars = []
     if finite(codebook.get("used_share")):
         bars.append((f"used of\n{size:,}\ncodes", codebook["used_share"], "{:.1%}"))
@@ -297,7 +297,7 @@ def codebook_use(codebook: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_drawn
+@drawn
 def spectrogram(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
     """Waveform above spectrogram for each named sound, on one scale of time, level and colour.
 
@@ -342,7 +342,7 @@ def _spectrogram_panel(axis: Axes, wave: np.ndarray, rate: int) -> AxesImage:
     return image
 
 
-@_drawn
+@drawn
 def spectrograms(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
     """One spectrogram for each named sound, two beside each other, on one scale of all.
 
@@ -365,7 +365,7 @@ def spectrograms(waves: Mapping[str, tuple[np.ndarray, int]]) -> Figure:
     return figure
 
 
-@_drawn
+@drawn
 def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
     """What each codec reaches at its bits a second: PESQ-WB and STOI, a panel each.
 
@@ -395,7 +395,7 @@ def quality_by_rate(codecs: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _grid(panels: int) -> tuple[Figure, list[Axes]]:
+def grid(panels: int) -> tuple[Figure, list[Axes]]:
     """A figure of equal panels, at most two beside each other."""
     columns = min(panels, 2)
     rows = -(-panels // columns)

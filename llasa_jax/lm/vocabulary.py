@@ -101,9 +101,8 @@ class Vocabulary:
         self.text_end = first + TAGS.index("<|TEXT_GENERATION_END|>")
         self.eot = tokenizer.token_to_id(EOT)
         self._text = _without_added_tokens(tokenizer)
-        encode = lambda piece: tokenizer.encode(piece, add_special_tokens=False).ids  # noqa: E731
         self._frames = {
-            direction: [np.array(encode(piece), np.int32) for piece in pieces]
+            direction: [self._encode(piece) for piece in pieces]
             for direction, pieces in FRAMES.items()
         }
 
@@ -215,16 +214,61 @@ class Vocabulary:
         `weights[i]` is that of predicting `ids[i]`: 1 for START, the codes and END of generated
         speech, or for the text and END of a transcript; else 0.
         """
-        if direction == "generation":
-            prompt, made = self.prompt(text), self.speech_ids(codes)
-            first = len(prompt) - 1  # the released models learn START as well
-        else:
-            prompt, made = self.transcription_prompt(codes), self.encode_text(text)
-            first = len(prompt)
-        ids = np.concatenate([prompt, made, self._frames[direction][2]])
+        return self.assemble(self.encode_text(text), codes, direction)
+
+    def assemble(
+        self,
+        text: np.ndarray,
+        codes: Sequence[int] | np.ndarray,
+        direction: Direction = "generation",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`example` of a text that is ids already, int [n]."""
+        before, between, after = self._frames[direction]
+        parts = [np.asarray(text, np.int32), self.speech_ids(codes)]
+        given, made = parts if direction == "generation" else parts[::-1]
+        if not len(given):
+            raise UserError("example: nothing is given, text and codes must not be empty")
+        ids = np.concatenate([before, given, between, made, after])
+        first = len(before) + len(given) + len(between)
         weights = np.zeros(len(ids), np.float32)
-        weights[first : len(prompt) + len(made) + 1] = 1
+        weights[first : first + len(made) + 1] = 1
+        if direction == "generation":
+            weights[first - 1] = 1  # the released models learn START as well
         return ids, weights
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int32 [n] and loss weights float32 [n] of a conversation in Llama-3's template.
+
+        Learned is what the assistant says, with the end of its turn.
+
+        Args:
+            messages: (role, text) in turn; roles are system, user and assistant. The usual system
+                text stands first where none is given.
+
+        Raises:
+            UserError: on another role, an empty text, or if the assistant says nothing.
+        """
+        pieces = [self._encode(BEGIN)]
+        learned = [np.zeros(1, np.float32)]
+        given = list(messages)
+        if not given or given[0][0] != "system":
+            given.insert(0, ("system", ""))
+        for role, text in given:
+            if role not in ("system", "user", "assistant"):
+                raise UserError(f"chat: role {role!r} is none of system, user, assistant")
+            head = self._encode(f"{HEADER}{role}{HEADER_END}\n\n")
+            said = self.encode_text(text) if text or role != "system" else self._encode(SYSTEM)
+            turn = np.concatenate([head, said, self._encode(EOT)])
+            pieces.append(turn)
+            learned.append(np.float32((np.arange(len(turn)) >= len(head)) & (role == "assistant")))
+        ids, weights = np.concatenate(pieces), np.concatenate(learned)
+        if not weights.any():
+            raise UserError("chat: the assistant says nothing, there is nothing to learn")
+        return ids, weights
+
+    def _encode(self, piece: str) -> np.ndarray:
+        """Ids int32 [n] of a piece of the template."""
+        return np.array(self.tokenizer.encode(piece, add_special_tokens=False).ids, np.int32)
 
 
 def nano_vocabulary(codes: int) -> Vocabulary:

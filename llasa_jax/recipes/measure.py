@@ -123,7 +123,7 @@ def judge_codec(run: "Quickstart") -> dict:
     folder.mkdir(exist_ok=True)
     for index, wave in zip(spoken, rebuilt, strict=True):
         write_audio(folder / f"{index}.wav", wave, store.rate)
-    codes = [e.codes for e in read_codes(run.out / "tokens" / "codes.jsonl")]
+    codes = [e.codes for e in read_codes(run.out / "tokens" / "codes")]
     return found | {"codebook": describe_codebook(np.concatenate(codes), codec.config.levels)}
 
 

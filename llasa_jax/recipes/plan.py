@@ -6,9 +6,10 @@ follows from the chips' ceilings (seconds, MFU, chip-hours) is an estimate. Noth
 
 from collections.abc import Sequence
 
-from llasa_jax.config import DecoderRun, load_config
+from llasa_jax.config import CodecRun, DecoderRun, load_config
 from llasa_jax.errors import UserError
 from llasa_jax.parallel.aot import toolchain, topology
+from llasa_jax.recipes.plan_encode import compile_encode, encode_table
 from llasa_jax.recipes.plan_search import remedies, search
 from llasa_jax.recipes.plan_step import PROGRAMS, compile_step, sized
 
@@ -29,7 +30,8 @@ def plan(
     and the devices of a slice along fsdp.
 
     Args:
-        program: "codec" or "train" (the language model).
+        program: "codec" or "train" (the language model); or "encode", no training step but the
+            codec's encoder (`plan_encode.compile_encode`).
         where: as "v5p:4x4x4".
         slices: of that shape, joined by the data-center network.
         batch_tokens: of a step, on all chips together (a codec's codes); default: configured.
@@ -45,13 +47,17 @@ def plan(
         UserError: if the topology is unknown, libtpu is missing, the configuration does not divide
             over the mesh, or the compiler refuses the program.
     """
-    run = sized(load_config(config, PROGRAMS[program][0], list(assignments)), batch_tokens)
+    kind = CodecRun if program == "encode" else PROGRAMS[program][0]
+    run = load_config(config, kind, list(assignments))
+    run = run if program == "encode" else sized(run, batch_tokens)
     pod = topology(where, slices)
     words = ["llasa plan", config, "--program", program, "--topology", where]
     words += ["--slices", str(slices)] if slices > 1 else []
     words += ["--batch-tokens", str(batch_tokens)] if batch_tokens else []
     words += [f"--set {assignment}" for assignment in assignments] + ["--search"] * best
     found = {"command": " ".join(words), "toolchain": toolchain()}
+    if program == "encode":
+        return found | compile_encode(run, pod, batch_tokens)
     if best:
         if not isinstance(run, DecoderRun):
             raise UserError("--search: for --program train")
@@ -64,6 +70,8 @@ def plan(
 
 def table(found: dict) -> str:
     """The plan as text."""
+    if "mesh" not in found and "search" not in found:
+        return encode_table(found)
     sizes, units = found["bytes"], 1e9
     lines = {
         "command": found["command"],

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llasa_jax.config import CodecRun, DecoderRun, RecogniserRun, SpeakerRun, load_config
+from llasa_jax.config import (
+    CodecRun,
+    DataRun,
+    DecoderRun,
+    FilterConfig,
+    RecogniserRun,
+    SpeakerRun,
+    load_config,
+)
 from llasa_jax.console import log
 from llasa_jax.data.codes import read_codes
 from llasa_jax.data.corpora import NAMES, named_corpus
@@ -21,6 +29,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
 from llasa_jax.recipes import measure, stages
 from llasa_jax.recipes.memory import PeakMemory
+from llasa_jax.recipes.prepare import prepare
 
 MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
@@ -216,17 +225,18 @@ def bits_per_second(config: CodecRun) -> float:
 
 def make_tokens(run: Quickstart) -> dict:
     """Codes of every paired utterance, and packed rows of text and speech ids."""
-    store = run.store()
-    spoken = sorted(i for split in stages.SPLITS for i in run.spoken(store, split))
+    data = DataRun(
+        corpora=(str(run.out / "corpus"),),
+        filter=FilterConfig(kind="synthetic" if run.english else ""),
+        row=run.config("lm", DecoderRun).row,
+    )
     folder = run.out / "tokens"
-    encoded = stages.encode_store(store, spoken, run.model, folder / "codes.jsonl")
-    row = run.config("lm", DecoderRun).row
-    shards = stages.prepare_tokens(encoded, run.model, folder, row)
-    manifest = shards["train"].manifest
-    names = ("rows", "examples", "ids", "learned", "used", "rejects")
+    made = prepare(data, folder, run.model)["folders"]["generation/train"]
+    encoded = read_codes(folder / "codes")
     speakers = sorted({e.utterance.speaker for e in encoded})
     stages.write_json(run.model / "voice.json", {"speakers": speakers})
-    return {name: manifest[name] for name in names}
+    names = ("rows", "examples", "ids", "learned", "used", "rejects")
+    return {name: made[name] for name in names}
 
 
 def train_language(run: Quickstart) -> dict:
@@ -236,13 +246,13 @@ def train_language(run: Quickstart) -> dict:
     fitted = stages.train_language(
         config, tokens, run.out / "lm", run.model, seed=run.seed, budget=run.budget("lm")
     )
-    encoded = read_codes(tokens / "codes.jsonl")
+    encoded = read_codes(tokens / "codes")
     codes = {
         split: [e.codes for e in encoded if e.utterance.split == split] for split in stages.SPLITS
     }
     size = config.lm.codes
     # START is learned too, and is certain: counting it as a code would flatter the mean.
-    manifest = stages.open_tokens(tokens, run.model, "valid").manifest
+    manifest = stages.open_tokens(tokens / "generation", run.model, "valid").manifest
     learned, examples = manifest["learned"], manifest["examples"]
     nats = fitted.curve[-1]["valid_nats"] * learned / (learned - examples)
     return measure.describe_training(fitted) | {

@@ -6,7 +6,6 @@ Both `llasa quickstart` and the single commands are made of these.
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,17 +26,17 @@ from llasa_jax.config import (
     SpeakerConfig,
     SpeakerRun,
 )
-from llasa_jax.console import bar
 from llasa_jax.data.batches import crops, speaker_crops, transcribed
-from llasa_jax.data.codes import Encoded, describe, read_codes, write_codes
-from llasa_jax.data.pipeline import ordered_batches, packed_batches
-from llasa_jax.data.shards import TokenShards, write_shards
+from llasa_jax.data.debian import default_cache
+from llasa_jax.data.pipeline import Source, ordered_batches, packed_batches
+from llasa_jax.data.place import Place
+from llasa_jax.data.shards import TokenShards
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, part_hash, save_part
 from llasa_jax.lm.lora import join, merged
 from llasa_jax.lm.model import Decoder
-from llasa_jax.lm.vocabulary import Direction, Vocabulary, nano_vocabulary
+from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.parallel.distributed import gather
 from llasa_jax.recipes.warm import starting_parameters
 from llasa_jax.training.codec import codec_objective, codec_validation, whole
@@ -150,92 +149,21 @@ def codec_config(model: Path) -> CodecConfig:
     return load_part(model, "codec", CodecConfig, lambda c, r: Codec(c, rngs=r))[0]
 
 
-def encode_store(store: WaveStore, indices: list[int], model: Path, path: Path) -> list[Encoded]:
-    """Codes of the given waves, made with the model's codec and kept in `path` (a jsonl file)."""
-    name = part_hash(model, "codec")
-    if path.is_file():
-        return read_codes(path, name)
-    codec = load_codec(model)
-    if codec.config.sample_rate != store.rate:
-        raise UserError(
-            f"{store.folder}: holds {store.rate} Hz, the codec takes {codec.config.sample_rate}"
-        )
-    indices = [i for i in indices if store.samples(i) >= codec.config.hop]
-    codes: list[np.ndarray] = []
-    with bar("encode", len(indices), "waves") as progress:
-        for start in range(0, len(indices), 512):  # bounded memory, still bucketed by length
-            waves = [store[i][1] for i in indices[start : start + 512]]
-            codes += codec.encode(waves, progress.advance)
-    encoded = [Encoded(store[i][0], c) for i, c in zip(indices, codes, strict=True)]
-    size, rate = codec.config.codebook_size, codec.config.frame_rate
-    write_codes(path, encoded, codec=name, codebook=size, frame_rate=rate)
-    return encoded
-
-
-def prepare_tokens(
-    encoded: list[Encoded],
-    model: Path,
-    folder: Path,
-    row: int,
-    *,
-    tokenizer: Path | None = None,
-    directions: Sequence[Direction] = ("generation",),
-) -> dict[str, TokenShards]:
-    """Packed token rows of each split under `folder`; the vocabulary goes to `model`.
-
-    Args:
-        tokenizer: a Hugging Face `tokenizer.json` or its folder, to which the tags and the codec's
-            speech ids are added; None: the one that `model` has, else the built-in bytes.
-        directions: an utterance gives one example for each.
+def open_tokens(folder: str | Path, model: Path, split: str) -> TokenShards:
+    """The rows of a split in a folder of one kind of examples, as `data prepare` leaves it.
 
     Raises:
-        UserError: if `model` has another tokenizer, or the tokenizer does not fit the codec.
+        UserError: there are none, or another codec or vocabulary made them.
     """
-    codec, name = codec_config(model), part_hash(model, "codec")
-    vocabulary = _vocabulary(model, tokenizer, codec.codebook_size)
-    vocabulary.save(model)
-    shards = {}
-    for split in SPLITS:
-        chosen = [e for e in encoded if e.utterance.split == split]
-        examples = (
-            vocabulary.example(e.utterance.text, e.codes, direction)
-            for e in chosen
-            for direction in directions
-        )
-        about = describe(chosen, codec.frame_rate) | {"directions": list(directions)}
-        shards[split] = write_shards(
-            folder / split, examples, row=row, codec=name, vocabulary=vocabulary.hash, about=about
-        )
-    return shards
-
-
-def _vocabulary(model: Path, tokenizer: Path | None, codes: int) -> Vocabulary:
-    """The vocabulary of new token rows, which must be the one that the model folder has."""
-    kept = Vocabulary.load(model) if (model / "tokenizer.json").is_file() else None
-    if tokenizer is None:
-        found = kept or nano_vocabulary(codes)
-    else:
-        found = Vocabulary.load(tokenizer, codes)
-    if kept is not None and kept.hash != found.hash:
-        raise UserError(f"{model}: has another tokenizer; leave out --tokenizer, or take a copy")
-    if found.code_count != codes:
-        where = model if tokenizer is None else tokenizer
-        raise UserError(f"{where}: its tokenizer has {found.code_count} codes, the codec {codes}")
-    return found
-
-
-def open_tokens(folder: Path, model: Path, split: str) -> TokenShards:
-    """The rows of one split, refused if another codec or vocabulary made them."""
     vocabulary = Vocabulary.load(model)
     codec = part_hash(model, "codec")
-    return TokenShards.open(
-        folder / split, codec=codec, vocabulary=vocabulary.hash, ids=vocabulary.size
-    )
+    rows = Place(f"{folder}/{split}").fetch(default_cache())
+    return TokenShards.open(rows, codec=codec, vocabulary=vocabulary.hash, ids=vocabulary.size)
 
 
 def train_language(
     run: DecoderRun,
-    tokens: Path,
+    tokens: str | Path,
     folder: Path,
     model: Path,
     *,
@@ -245,7 +173,10 @@ def train_language(
 ) -> Fitted:
     """Trains the language model on packed rows and writes `lm.safetensors` to `model`.
 
+    Validated is on the first of `run.sources`.
+
     Args:
+        tokens: what `data prepare` wrote: a folder, or a bucket's address.
         init: a folder with the model to begin with; without it, random numbers. A run with
             `lm.lora` trains adapters for this model, and writes it with them merged.
     """
@@ -259,10 +190,15 @@ def train_language(
         )
     if lm.unseen not in (None, vocabulary.eot):
         raise UserError(f"lm.unseen: {lm.unseen} is not <|eot_id|>, {vocabulary.eot} in {model}")
-    train = open_tokens(tokens, model, "train")
-    valid = open_tokens(tokens, model, "valid")
-    if train.row != run.row:
-        raise UserError(f"{tokens}: has rows of {train.row} ids, row says {run.row}; set it alike")
+    where = [f"{source.folder or tokens}/{source.kind}" for source in run.sources]
+    train = [
+        Source(open_tokens(folder, model, "train"), source.weight)
+        for folder, source in zip(where, run.sources, strict=True)
+    ]
+    valid = open_tokens(where[0], model, "valid")
+    size = train[0].shards.row
+    if size != run.row:
+        raise UserError(f"{where[0]}: has rows of {size} ids, row says {run.row}; set it alike")
     rows = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = packed_batches(train, run.train.batch, seed, **rows)
     begin = None if init is None else starting_parameters(init, run, vocabulary)

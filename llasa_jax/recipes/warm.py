@@ -42,7 +42,7 @@ def starting_parameters(folder: Path, run: DecoderRun, vocabulary: Vocabulary) -
     if made_with.hash != vocabulary.hash:
         raise UserError(
             f"{folder}: its tokenizer is not the one of the token rows; make them with "
-            f"`llasa data tokens --tokenizer {folder}`"
+            f"`llasa data prepare ... --tokenizer {folder}`"
         )
     rows, padding = run.lm.vocab, run.lm.padded_vocab - run.lm.vocab
     tables = {name: params[name] for name in ("embedding", "head") if name in params}

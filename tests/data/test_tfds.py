@@ -1,11 +1,13 @@
 """Datasets are built here, in the layout and with the features that TFDS publishes."""
 
+import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 
 from llasa_jax.audio.io import write_audio
 from llasa_jax.data.corpora import FolderCorpus, named_corpus
@@ -105,6 +107,43 @@ def test_published_datasets_by_name(tmp_path, monkeypatch, name):
         assert {one.id.split("/")[1]: one.split for one in found} == dict(
             zip(splits, ("train", "valid", "test"), strict=True)
         )
+
+
+def test_audio_that_is_stored_as_files(tmp_path):
+    """LibriSpeech's configurations of lazy decoding keep the flac files."""
+
+    class Lazy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+
+        def _info(self):
+            speech = tfds.features.Tensor(shape=(), dtype=np.str_)
+            features = tfds.features.FeaturesDict({"speech": speech, "text": np.str_})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            file = io.BytesIO()
+            soundfile.write(file, wave(5), 16_000, format="FLAC")
+            yield 0, {"speech": file.getvalue(), "text": "Hello"}
+
+    Lazy.name = "librispeech"
+    made = Lazy(data_dir=str(tmp_path), file_format="array_record")
+    made.download_and_prepare()
+    path = tmp_path / "librispeech/1.0.0/features.json"
+    described = json.loads(path.read_text())
+    speech = described["featuresDict"]["features"]["speech"]
+    del speech["tensor"]
+    speech["pythonClassName"] = "tensorflow_datasets.core.features.audio_feature.Audio"
+    speech["audio"] = {"dtype": "int16", "lazyDecode": True, "sampleRate": "16000"}
+    path.write_text(json.dumps(described))
+    corpus = TfdsCorpus(path.parent)
+    (one,) = corpus.utterances()
+    read, rate = corpus.read(one)
+    assert rate == 16_000 and one.text == "Hello"
+    np.testing.assert_allclose(read, wave(5) / 32768.0, atol=1e-7)
 
 
 def test_a_dataset_that_is_not_there(tmp_path, monkeypatch):

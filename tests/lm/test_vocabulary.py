@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llasa_jax.errors import UserError
-from llasa_jax.lm.vocabulary import TAGS, Vocabulary, nano_vocabulary
+from llasa_jax.lm.vocabulary import SYSTEM, TAGS, Vocabulary, nano_vocabulary
 
 NANO = nano_vocabulary(16)
 TAG, CODE = 267, 275  # 256 bytes + 5 special tokens + 6 phrases; then 8 tags
@@ -145,3 +145,36 @@ def test_wrong_tokenizers_are_refused(tmp_path):
         Vocabulary.load(swapped, 16)  # some tags are there: not to be appended again
     with pytest.raises(UserError, match="already has"):
         Vocabulary.extend(NANO.tokenizer, 4)
+
+
+@pytest.mark.parametrize("direction", ["generation", "understanding"])
+def test_text_ids_are_assembled_as_their_text(direction):
+    codes = [3, 15, 0]
+    expected = NANO.example("Hi", codes, direction)
+    for ours, theirs in zip(
+        NANO.assemble(NANO.encode_text("Hi"), codes, direction), expected, strict=True
+    ):
+        assert ours.tolist() == theirs.tolist() and ours.dtype == theirs.dtype
+    with pytest.raises(UserError, match="must not be empty"):
+        given = ([], codes) if direction == "generation" else (NANO.encode_text("Hi"), [])
+        NANO.assemble(*given, direction)
+
+
+def test_a_chat_is_llamas_and_only_the_assistant_is_learned():
+    ids, weights = NANO.chat([("user", "Hi <|eot_id|>"), ("assistant", "Yes."), ("user", "So?")])
+    text = (
+        f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{SYSTEM}<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi <|eot_id|><|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nSo?<|eot_id|>"
+    )
+    assert NANO.tokenizer.decode(ids.tolist(), skip_special_tokens=False) == text
+    assert NANO.tokenizer.decode(ids[weights == 1].tolist(), skip_special_tokens=False) == (
+        "Yes.<|eot_id|>"
+    )
+    assert sum(ids == NANO.eot) == 4  # the user's own is plain text
+    own = NANO.chat([("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes.")])[0]
+    assert "Be kind." in NANO.tokenizer.decode(own.tolist(), skip_special_tokens=False)
+    for wrong in ([("user", "Hi")], [("tool", "Hi")], [("user", ""), ("assistant", "Yes.")], []):
+        with pytest.raises(UserError):
+            NANO.chat(wrong)

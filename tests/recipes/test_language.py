@@ -7,22 +7,16 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
-from llasa_jax import nn
 from llasa_jax.cli import main
-from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig, SpectralConfig, TransformerConfig
-from llasa_jax.data.codes import Encoded
-from llasa_jax.data.pipeline import ordered_batches
-from llasa_jax.data.shards import TokenShards, write_shards
-from llasa_jax.data.utterance import Utterance
+from llasa_jax.config import CodecConfig, DataRun, SpectralConfig, TransformerConfig
+from llasa_jax.data.shards import write_shards
 from llasa_jax.errors import UserError
-from llasa_jax.interop.bundle import part_hash, save_part
+from llasa_jax.interop.bundle import part_hash
 from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
-from llasa_jax.recipes.stages import prepare_tokens
+from llasa_jax.recipes.prepare import prepare, settle_vocabulary
 
 SMALL = TransformerConfig(dim=8, ffn=8, layers=1, heads=2)
 CODEC = CodecConfig(
@@ -46,39 +40,12 @@ def handler():
     signal.signal(signal.SIGTERM, old)
 
 
-def make_model(folder, config=CODEC):
-    rng = np.random.default_rng(0)
-    _, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("f4"), template)
-    save_part(folder, "codec", config, params)
-
-
-def encoded(count=30):
-    rng = np.random.default_rng(0)
-    splits = ("train", "valid", "test")
-    return [
-        Encoded(
-            Utterance(
-                id=f"u{i}",
-                text="one two"[: 3 + i % 5],
-                speaker="s",
-                language="en",
-                kind="recorded",
-                licence="mine",
-                split=splits[i % 3],
-            ),
-            rng.integers(0, 60, rng.integers(5, 30)).astype(np.int32),
-        )
-        for i in range(count)
-    ]
-
-
 @pytest.fixture
-def work(tmp_path):
+def work(tmp_path, tones, make_model):
     """A folder with a model, token rows of both directions and a configuration."""
     make_model(tmp_path / "model")
-    both = ("generation", "understanding")
-    prepare_tokens(encoded(), tmp_path / "model", tmp_path / "tokens", 128, directions=both)
+    run = DataRun(corpora=(str(tones),), kinds=("generation", "understanding"), row=128)
+    prepare(run, tmp_path / "tokens", tmp_path / "model")
     (tmp_path / "run.py").write_text(RUN)
     return tmp_path
 
@@ -97,28 +64,13 @@ def refused(capsys, line):
     return error
 
 
-def test_both_directions_of_every_utterance(work):
-    vocabulary = Vocabulary.load(work / "model")
-    shards = TokenShards.open(work / "tokens" / "train")
-    chosen = [e for e in encoded() if e.utterance.split == "train"]
-    assert shards.manifest["examples"] == 2 * len(chosen)
-    assert shards.manifest["about"]["directions"] == ["generation", "understanding"]
-    expected = sorted(
-        tuple(vocabulary.example(e.utterance.text, e.codes, direction)[0])
-        for e in chosen
-        for direction in ("generation", "understanding")
-    )
-    found, learned = [], 0
-    for batch in ordered_batches(shards, 1):
-        tokens, segments = batch["tokens"][0], batch["segments"][0]
-        learned += batch["weights"].sum()
-        found += [tuple(tokens[segments == n]) for n in range(1, segments.max() + 1)]
-    assert sorted(found) == expected
-    # START, codes and END one way, text and END the other.
-    assert learned == sum(len(e.codes) + 2 + len(e.utterance.text) + 1 for e in chosen)
+def test_both_directions_in_one_mixture(work):
+    sources = '[{"kind": "generation", "weight": 1}, {"kind": "understanding", "weight": 0.5}]'
+    assert main(arguments(work, "--set", f"sources={sources}")) == 0
+    assert (work / "model" / "lm.safetensors").is_file()
 
 
-def test_a_tokenizer_of_ones_own_gets_the_speech_ids(work, tmp_path):
+def test_a_tokenizer_of_ones_own_gets_the_speech_ids(work, tmp_path, make_model):
     description = json.loads(nano_vocabulary(1).tokenizer.to_str())
     description["added_tokens"] = [t for t in description["added_tokens"] if t["id"] < 267]
     (tmp_path / "own").mkdir()
@@ -126,15 +78,15 @@ def test_a_tokenizer_of_ones_own_gets_the_speech_ids(work, tmp_path):
         json.dumps(description).replace("end_of_text", "own")
     )
     make_model(tmp_path / "two")
-    prepare_tokens(encoded(), tmp_path / "two", tmp_path / "t", 128, tokenizer=tmp_path / "own")
+    settle_vocabulary(tmp_path / "two", tmp_path / "own")
     made = Vocabulary.load(tmp_path / "two")
     assert (made.text_vocab, made.code_count) == (267, 60)
     with pytest.raises(UserError, match="has another tokenizer"):
-        prepare_tokens(encoded(), work / "model", tmp_path / "u", 128, tokenizer=tmp_path / "own")
+        settle_vocabulary(work / "model", tmp_path / "own")
     make_model(tmp_path / "three", replace(CODEC, levels=(4, 4)))
     nano_vocabulary(60).save(tmp_path / "three")
     with pytest.raises(UserError, match="has 60 codes, the codec 16"):
-        prepare_tokens(encoded(), tmp_path / "three", tmp_path / "u", 128)
+        settle_vocabulary(tmp_path / "three", None)
 
 
 def test_trains_and_goes_on_only_with_the_same_shape(work, capsys):
@@ -152,7 +104,7 @@ def test_ids_out_of_the_vocabulary(work, capsys):
     vocabulary, codec = Vocabulary.load(work / "model"), part_hash(work / "model", "codec")
     wrong = [(np.array([256, vocabulary.size]), np.array([0, 1]))]
     made = dict(row=128, codec=codec, vocabulary=vocabulary.hash, about={})
-    write_shards(work / "tokens" / "train", wrong, **made)
+    write_shards(work / "tokens" / "generation" / "train", wrong, **made)
     error = refused(capsys, arguments(work))
     assert f"id {vocabulary.size} is out of the vocabulary of {vocabulary.size} ids" in error
 

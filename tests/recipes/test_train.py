@@ -71,7 +71,7 @@ def place(tmp_path_factory) -> Path:
     made = {"codec": part_hash(folder / "model", "codec"), "vocabulary": vocabulary.hash}
     for split, count in (("train", 24), ("valid", 9)):
         some = [vocabulary.example("ab", rng.integers(0, 64, 8 + i)) for i in range(count)]
-        write_shards(folder / "tokens" / split, some, row=320, about={}, **made)
+        write_shards(folder / "tokens" / "generation" / split, some, row=320, about={}, **made)
     lm = load_config(str(folder / "tiny.py"), DecoderRun).lm
     _, template = nn.abstract(lambda rngs: Decoder(lm, rngs=rngs))
     params = jax.tree.map(lambda leaf: 0.1 * rng.normal(size=leaf.shape).astype("f4"), template)
@@ -160,7 +160,7 @@ def test_adapters_are_trained_and_merged(place):
     attention = changed["layers"]["layers"].pop("attention")
     assert attention == {"q": True, "k": False, "v": True, "out": False}
     assert not any(jax.tree.leaves(changed))
-    valid = ordered_batches(TokenShards.open(place / "tokens" / "valid"), 8)
+    valid = ordered_batches(TokenShards.open(place / "tokens" / "generation" / "valid"), 8)
     found = validation_nats(run, valid, lambda batch: batch)(params, 0)["nats"]
     measured = read_curve(place / "adapters" / "curve.csv")[-1]["valid_nats"]
     np.testing.assert_allclose(found, measured, rtol=1e-5)

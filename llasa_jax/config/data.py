@@ -1,0 +1,87 @@
+"""Settings of `llasa data prepare`, and of what a training run takes from its results."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llasa_jax.config.checks import require
+
+ExampleKind = Literal["generation", "understanding", "text"]
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which recordings are taken; the others are counted with their reason.
+
+    Silent and clipped ones never are. `kind` and `languages`, where given, are those of the corpus.
+    Characters a second are the letters and digits of the text over the trimmed wave. `score` names
+    a measure of quality, which must reach `min_score`.
+    """
+
+    kind: Literal["", "recorded", "synthetic"] = ""
+    languages: tuple[str, ...] = ()
+    min_seconds: float = 0.3
+    max_seconds: float = 20.0
+    min_characters_s: float = 1.0
+    max_characters_s: float = 30.0
+    score: Literal["", "dnsmos"] = ""
+    min_score: float = 2.8
+
+    def __post_init__(self):
+        ok = 0 < self.min_seconds <= self.max_seconds
+        require(ok, "filter: min_seconds must be above 0 and at most max_seconds")
+        ok = 0 <= self.min_characters_s <= self.max_characters_s
+        require(ok, "filter: min_characters_s must be from 0 to max_characters_s")
+
+
+@dataclass(frozen=True)
+class DataRun:
+    """`llasa data prepare`: recordings, texts and released tokens to packed rows.
+
+    Attributes:
+        corpora: built-in names, or folders (`data.corpora`).
+        minutes, seed: of synthetic speech, for corpora that programs speak.
+        language, licence: of folders that do not say.
+        tokens: folders in the layout of Llasa's released tokens.
+        texts: JSON-lines files of chats, {"messages": [{"role", "content"}, ...]} a line.
+        kinds: what is made of each utterance: "generation" (text to speech), "understanding"
+            (speech to text), each in a folder of its own. Chats make "text".
+        level: bring all waves to one loudness.
+        row: positions of a row; a longer example is left out and counted.
+        batch: waves that the codec encodes at once, as far as memory for 4,096 codes allows.
+        item: utterances that one process encodes before its work is kept.
+        group: items whose examples are packed together, into one shard.
+    """
+
+    corpora: tuple[str, ...] = ()
+    minutes: float = 60.0
+    seed: int = 0
+    language: str = "en"
+    licence: str = "the user's own"
+    tokens: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    kinds: tuple[Literal["generation", "understanding"], ...] = ("generation",)
+    filter: FilterConfig = FilterConfig()
+    level: bool = True
+    row: int = 2048
+    batch: int = 16
+    item: int = 256
+    group: int = 128
+
+    def __post_init__(self):
+        require(min(self.row, self.batch, self.item, self.group) > 0, "data: sizes above 0")
+        require(len(self.kinds) == len(set(self.kinds)) > 0, "data.kinds: one or both, each once")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Rows of a mixture: `weight` is their share of a batch before shares are scaled to 1.
+
+    `folder` is one that `llasa data prepare` wrote; "" is the one that the command names.
+    """
+
+    kind: ExampleKind = "generation"
+    weight: float = 1.0
+    folder: str = ""
+
+    def __post_init__(self):
+        require(self.weight > 0, "sources.weight: must be above 0; leave the source out instead")
