@@ -1,6 +1,7 @@
 """Codes to sound while they arrive: chunks with bounded context, in one compiled shape."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ from llasa_jax.codec.model import Codec
 from llasa_jax.config import CodecConfig
 from llasa_jax.errors import UserError
 
-CONTEXT_SECONDS = 1.0  # that a non-causal decoder sees around a chunk
+CHUNK_SECONDS = 2.0  # of a chunk, if nothing else is said
+CONTEXT_SECONDS = 1.0  # that a non-causal decoder sees after a chunk
 MEMORY_SECONDS = 10.0  # that its attention remembers
 
 
@@ -27,18 +29,19 @@ class StreamDecoder:
 
     Args:
         config, params: of a `Codec`.
-        chunk: codes decoded at a time.
+        chunk: codes decoded at a time; default: those of 2 s.
     """
 
-    def __init__(self, config: CodecConfig, params: dict, chunk: int):
+    def __init__(self, config: CodecConfig, params: dict, chunk: int | None = None):
         graphdef, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
-        self.config, self.params, self.chunk = config, params, chunk
+        self.config, self.params = config, params
+        self.chunk = round(CHUNK_SECONDS * config.frame_rate) if chunk is None else chunk
         self._decoder = nn.merge(graphdef, template).decoder
         self.left, self.right = self._decoder.reach
         if config.causal:
             self.fade, self.memory = 0, self.left + config.window
         else:
-            self.right = max(self.right, round(CONTEXT_SECONDS * config.frame_rate) - self.left)
+            self.right = max(self.right, round(CONTEXT_SECONDS * config.frame_rate))
             self.fade = (self.right - self._decoder.reach[1]) // 2
             self.memory = round(MEMORY_SECONDS * config.frame_rate)
 
@@ -53,14 +56,30 @@ class StreamDecoder:
         """Seconds of codes that must have come before the first sound, and before each chunk."""
         return (self.chunk + self.right) / self.config.frame_rate
 
-    def __call__(self, codes: Iterable[int | np.ndarray]) -> Iterator[np.ndarray]:
+    def __call__(
+        self, codes: Iterable[int | np.ndarray], before: np.ndarray | None = None
+    ) -> Iterator[np.ndarray]:
         """Waves float32 [samples], each as soon as the codes for it are there.
 
         How the codes come, singly or in arrays int [n], changes nothing in the sound.
 
+        Args:
+            before: codes int [n] which these go on from, as from a voice's prompt. They are heard
+                first and do not sound; a non-causal decoder then knows the voice from the start.
+
         Raises:
             UserError: if a code is outside the codebook.
         """
+        if before is None:
+            yield from self._waves(codes)
+            return
+        silent = len(before) * self.config.output_hop
+        for wave in self._waves(chain([before], codes)):
+            if len(wave) > silent:
+                yield wave[silent:]
+            silent = max(0, silent - len(wave))
+
+    def _waves(self, codes: Iterable[int | np.ndarray]) -> Iterator[np.ndarray]:
         size, hop = self.config.codebook_size, self.config.output_hop
         held = np.zeros(0, np.int32)
         left = 0  # of the codes held, so many have sounded

@@ -64,6 +64,7 @@ MEASURES = (
     ("wer", "Word error rate", percent),
     ("encode_rtf", "Encode, s a second", number),
     ("decode_rtf", "Decode, s a second", number),
+    ("stream_si_sdr", "Streamed to whole, SI-SDR, dB", _two),
     ("codebook_entropy_bits", "Code entropy, bits", _two),
     ("codebook_used", "Codes used", percent),
 )

@@ -16,6 +16,7 @@ import numpy as np
 from llasa_jax import __version__
 from llasa_jax.audio.io import read_audio, resample
 from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.console import bar, log
 from llasa_jax.data.debian import default_cache
 from llasa_jax.data.store import SILENT_PEAK, WaveStore
@@ -42,6 +43,7 @@ from llasa_jax.evaluation.peers import (
 from llasa_jax.interop.resemblyzer import load_ge2e
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.dnsmos import dnsmos
+from llasa_jax.metrics.waves import si_sdr
 from llasa_jax.recipes.files import AUDIO
 from llasa_jax.recipes.measure import hear, machine
 from llasa_jax.recipes.stages import load_codec, model_folder
@@ -65,6 +67,8 @@ NOTES = (
     "alike (CBR), as our frames are.",
     "Bits a second: log2 of the codebook times the frame rate for ours, the bytes of the packets "
     "without a container for Opus, the nominal rate for Codec2.",
+    "Streamed: our sound in chunks of 2 s against the same codes decoded at once, of recordings "
+    "that are longer than the stream's latency.",
     "Encoding and decoding times are of this machine: ours in batches, compiled before; Opus in "
     "this process; Codec2 with a start of its program for each recording.",
     f"DNSMOS is of at most {DNSMOS_UTTERANCES} of the recordings, because it is slow.",
@@ -151,6 +155,7 @@ def eval_codec(
         codes, counted = rebuilt["ours"].payloads, {"from": "the recordings"}
     else:
         codes, counted = training_codes(codec, opened, seed)
+    found["ours"] |= stream_scores(codec, rebuilt["ours"].payloads[: chosen.scored])
     use = codebook_use(np.concatenate(codes), codec.config.levels)
     found["ours"] |= {"codebook_entropy_bits": use.entropy_bits, "codebook_used": use.used}
     counted |= {"codes": use.count, "most_bits": math.log2(min(use.count, use.codebook))}
@@ -292,6 +297,18 @@ def rebuild_all(codecs: Mapping[str, WaveCodec], waves: Sequence[np.ndarray]) ->
             found[name] = rebuild(codec, waves)
             progress.advance()
     return found
+
+
+def stream_scores(codec: BatchCodec, codes: Sequence[np.ndarray]) -> dict[str, Any]:
+    """How near the streamed sound is to that of the whole, where it does not fit into one chunk."""
+    stream = StreamDecoder(codec.config, codec.params)
+    codes = [each for each in codes if len(each) > stream.chunk + stream.right]
+    with bar("stream", len(codes), "waves") as progress:
+        values = []
+        for each, whole in zip(codes, codec.decode(codes), strict=True):
+            values.append(si_sdr(whole, np.concatenate(list(stream([each])))))
+            progress.advance()
+    return summary("stream_si_sdr", values) | {"stream_latency": stream.latency}
 
 
 def training_codes(

@@ -126,6 +126,31 @@ def test_what_fits_into_one_window_is_decoded_as_a_whole(stream, codec, codes):
     np.testing.assert_allclose(joined(stream, some), whole, atol=1e-5 * np.abs(whole).max())
 
 
+@pytest.mark.parametrize("count", [1, CHUNK, 90])
+def test_what_comes_before_is_heard_and_does_not_sound(stream, codes, count):
+    hop = stream.config.output_hop
+    before, after = codes[:count], codes[count:]
+    wave = np.concatenate(list(stream(arrivals(after, [3, 4]), before=before)))
+    np.testing.assert_array_equal(wave, joined(stream, codes)[count * hop :])
+    assert not np.array_equal(wave, joined(stream, after))
+    assert list(stream([], before=before)) == []
+
+
+def test_a_causal_stream_goes_on_as_the_whole_does(causal, codes):
+    config, params, whole = causal
+    stream = StreamDecoder(config, params, 6)
+    wave = np.concatenate(list(stream(codes[40:], before=codes[:40])))
+    rest = whole[40 * config.output_hop :]
+    np.testing.assert_allclose(wave, rest, atol=1e-4 * np.abs(whole).max())
+
+
+def test_a_chunk_is_two_seconds_and_its_context_one(tiny):
+    stream = StreamDecoder(*tiny)
+    rate = stream.config.frame_rate
+    assert (stream.chunk, stream.right) == (2 * rate, rate) and stream.left <= rate
+    assert stream.latency == 3
+
+
 def test_codes_beyond_the_codebook_are_refused(stream):
     for wrong in ([60], [3, -1], [np.array([1, 60])]):
         with pytest.raises(UserError, match=r"in 0\.\.59"):

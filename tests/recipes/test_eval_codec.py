@@ -189,3 +189,13 @@ def test_missing_packages_are_named_at_once(monkeypatch):
     monkeypatch.setattr(recipe.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"{', '.join(EXTRA)}: pip install 'llasa-jax\[eval\]'"):
         require_extra()
+
+
+def test_streaming_is_scored_on_what_does_not_fit_into_a_chunk(model):
+    codec = recipe.load_codec(recipe.model_folder(model))
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(0, 60, count).astype(np.int32) for count in (150, 190)]
+    found = recipe.stream_scores(codec, codes)
+    assert found["stream_si_sdr_utterances"] == 1 and found["stream_latency"] == 3
+    assert 0 < found["stream_si_sdr"] < 60
+    assert recipe.stream_scores(codec, codes[:1])["stream_si_sdr"] is None
