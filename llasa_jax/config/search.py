@@ -25,7 +25,8 @@ class GuardConfig:
 
     `min_codes`, `max_codes`: bounds on codes per character; 2 at 50 codes a second are the 25
     characters a second that nobody exceeds. `slack_codes` are added to the upper bound.
-    `loop_codes`: a run of that many equal codes (or short cycles) is a loop.
+    `loop_codes`: a run of that many equal codes (or short cycles) is a loop. `retries`: how often
+    a take that did not end, or loops, is drawn again.
     """
 
     min_codes: float = 2.0
@@ -33,3 +34,4 @@ class GuardConfig:
     slack_codes: int = 25
     loop_codes: int = 50
     silence_db: float = -50.0
+    retries: int = 2

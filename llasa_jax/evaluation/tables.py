@@ -249,6 +249,11 @@ def _language_model(report: Mapping[str, Any]) -> Table:
             data,
             percent(lm.get("stopped_share")),
         ),
+        (
+            "The same without drawing failed takes again",
+            data,
+            percent(lm.get("stopped_first_share")),
+        ),
         ("Median length, times the reference", data, number(lm.get("length_ratio_median"), 2)),
         *_size(lm),
         ("Training tokens", "", number(lm.get("tokens"))),

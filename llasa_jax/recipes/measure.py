@@ -221,12 +221,17 @@ def different_first(store: WaveStore, indices: Sequence[int]) -> list[int]:
 
 
 def describe_lengths(takes: Sequence[Take], references: Sequence[int]) -> dict:
-    """How first takes end, against the number of codes of the reference recordings."""
+    """How first takes end, against the number of codes of the reference recordings.
+
+    `stopped_first_share` is without those that the guards had drawn again.
+    """
     ratios = np.array([len(t.codes) / n for t, n in zip(takes, references, strict=True)])
     stopped = np.array([take.stopped for take in takes])
     fits = stopped & (ratios >= 0.5) & (ratios <= 2)
+    once = np.array([take.discarded == 0 for take in takes])
     return {
         "stopped_share": float(fits.mean()),
+        "stopped_first_share": float((fits & once).mean()),
         "stopped_sentences": len(takes),
         "length_ratio_median": float(np.median(ratios)),
     }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,9 @@ class Voice:
         speaker_config, speaker_params, self.voices = stages.load_speaker(model)
         self.content = content_verifier(*recogniser, "content")
         self.speaker = speaker_verifier(speaker_config, speaker_params, "speaker")
-        self.sampling, self.guards, self.slots = SamplerConfig(), GuardConfig(), slots
+        about = json.loads((model / "voice.json").read_text())
+        self.spoken: list[str] = about["speakers"]
+        self.sampling, self.guards, self.slots = SamplerConfig(), guards(about), slots
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
         codec = stages.load_codec(model)
         if codec.config.codebook_size != config.codes:
@@ -51,8 +53,6 @@ class Voice:
                 f"{config.codes}; they belong to different runs"
             )
         self.engine = Engine(sampler, vocabulary, codec, [self.content, self.speaker], self.guards)
-        about = json.loads((model / "voice.json").read_text())
-        self.spoken: list[str] = about["speakers"]
 
     @property
     def settings(self) -> dict:
@@ -78,6 +78,18 @@ class Voice:
         if speaker not in self.voices:
             raise UserError(f"voice {speaker!r}: unknown, there are: {', '.join(self.spoken)}")
         return self.voices[speaker]
+
+
+def slowest(codes: Sequence[int], texts: Sequence[str]) -> float:
+    """Codes a character that one of a thousand utterances exceeds, of their numbers of codes."""
+    rates = [count / len(text.strip()) for count, text in zip(codes, texts, strict=True)]
+    return float(np.quantile(rates, 0.999))
+
+
+def guards(about: dict) -> GuardConfig:
+    """The guards of a voice: a take is cut where it is slower than the speech it learned from."""
+    usual = GuardConfig()
+    return replace(usual, max_codes=min(usual.max_codes, about.get("max_codes", np.inf)))
 
 
 def say(

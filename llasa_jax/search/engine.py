@@ -8,7 +8,7 @@ import numpy as np
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.config import GuardConfig
 from llasa_jax.lm.vocabulary import Vocabulary
-from llasa_jax.search.guards import code_bounds, judge_take
+from llasa_jax.search.guards import OK, code_bounds, judge_codes, judge_take
 from llasa_jax.search.sampler import Sampler, Take
 from llasa_jax.search.strategies import Pool
 from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
@@ -59,6 +59,8 @@ class Engine:
             min_codes=[low for low, _ in bounds],
             max_codes=[high for _, high in bounds],
             seed=seed,
+            retries=self.guards.retries,
+            failed=lambda take: judge_codes(take, self.guards) != OK,
         )
         waves = iter(self.codec.decode([take.codes for takes in drawn for take in takes]))
         pools = []

@@ -4,6 +4,8 @@ runaway     it was cut at its length bound and never ended by itself
 loop        it repeats one code, or a short cycle of codes, for too long
 silence     no part of it can be heard
 early_stop  what can be heard is far too short for its text
+
+Runaways and loops are drawn again with other randomness before that, `GuardConfig.retries` times.
 """
 
 import math

@@ -28,13 +28,14 @@ def search_record(
 
     Returns:
         A dict of plain values without NaN or infinity (those become None). `tokens` counts what
-        was drawn for each candidate, END included.
+        was drawn for each candidate, END and what was `discarded` included.
     """
     totals = combined(pool.scores, weights, pool.statuses)
     candidates = [
         {
             "codes": len(take.codes),
             "stopped": take.stopped,
+            "discarded": take.discarded,
             "status": status,
             "log_probability": take.log_probability,
             "scores": {name: float(values[i]) for name, values in pool.scores.items()},
@@ -50,7 +51,7 @@ def search_record(
         "weights": dict(weights),
         "candidates": candidates,
         "choices": {str(n): int(place) for n, place in choices.items()},
-        "tokens": sum(len(take.codes) + take.stopped for take in pool.takes),
+        "tokens": sum(len(t.codes) + t.stopped + t.discarded for t in pool.takes),
         "seconds": seconds,
     }
     return _finite(record)

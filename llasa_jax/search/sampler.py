@@ -8,8 +8,8 @@ of a pool of candidates are the pool of n.
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from llasa_jax.lm.model import MASKED, Decoder, Layer, head_logits
 from llasa_jax.lm.vocabulary import Vocabulary
 
 PROMPT_MULTIPLE = 32  # prompts are padded to a multiple of this, so that few programs are compiled
+REDRAWN = 1 << 20  # added to a candidate's number whenever it is drawn again
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Take:
         stopped: whether it ended by END; if not, it ran into its length bound.
         log_probability: nats, sum over codes and END of the model's own distribution (temperature
             1, nothing cut off, no bounds) over the speech ids and END.
+        discarded: codes of the takes that were drawn in its place before, and failed.
     """
 
     codes: np.ndarray
     stopped: bool
     log_probability: float
+    discarded: int = 0
 
 
 Caches = list[tuple[jax.Array, jax.Array]]  # of each layer: keys [K, B, H, T], values [K, B, T, H]
@@ -324,6 +327,8 @@ class Sampler:
         max_codes: Sequence[int],
         seed: int,
         keys: Sequence[int] | None = None,
+        retries: int = 0,
+        failed: Callable[[Take], bool] = lambda take: not take.stopped,
     ) -> list[list[Take]]:
         """`candidates` takes of each prompt, in order.
 
@@ -332,32 +337,46 @@ class Sampler:
             min_codes, max_codes: bounds for each prompt; END is not drawn before `min_codes` (at
                 least 1), and a take that does not end within `max_codes` is cut there.
             keys: a number for each prompt, on which its randomness hangs; default: its place.
+            retries: how often a take that `failed` is drawn again.
         """
-        takes: list[list[Take]] = [[] for _ in prompts]
         keys = range(len(prompts)) if keys is None else keys
         turns = -(-candidates // self.slots)
         columns = -(-candidates // turns)
         rows = min(max(1, self.slots // columns), len(prompts))
         longest = max(map(len, prompts), default=0)
         width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-        order = sorted(range(len(prompts)), key=lambda i: -max_codes[i])  # alike go together
-        for start in range(0, len(prompts), max(rows, 1)):
-            places = order[start : start + rows]
-            tokens = np.zeros((rows, width), np.int32)
-            # Rows without a prompt have room for no code and end before the first step.
-            lengths, least, greatest, numbers = np.zeros((4, rows), np.int32)
-            lengths += 1
-            for row, i in enumerate(places):
-                tokens[row, : len(prompts[i])] = prompts[i]
-                lengths[row], numbers[row] = len(prompts[i]), keys[i]
-                least[row], greatest[row] = max(1, min_codes[i]), max_codes[i]
-            for first in range(0, candidates, columns):
-                column = np.arange(first, first + columns, dtype=np.int32)
-                random = candidate_keys(seed, numbers, column)
-                drawn = self._draw(tokens, lengths, (least, greatest), random)
+
+        def pools(chosen: Sequence[int], first_number: int) -> dict[int, list[Take]]:
+            """Takes of some prompts, drawn by the one program of this call."""
+            found: dict[int, list[Take]] = {i: [] for i in chosen}
+            order = sorted(chosen, key=lambda i: -max_codes[i])  # alike go together
+            for start in range(0, len(order), max(rows, 1)):
+                places = order[start : start + rows]
+                tokens = np.zeros((rows, width), np.int32)
+                # Rows without a prompt have room for no code and end before the first step.
+                lengths, least, greatest, numbers = np.zeros((4, rows), np.int32)
+                lengths += 1
                 for row, i in enumerate(places):
-                    takes[i] += drawn[row][: candidates - first]
-        return takes
+                    tokens[row, : len(prompts[i])] = prompts[i]
+                    lengths[row], numbers[row] = len(prompts[i]), keys[i]
+                    least[row], greatest[row] = max(1, min_codes[i]), max_codes[i]
+                for first in range(0, candidates, columns):
+                    column = first_number + np.arange(first, first + columns, dtype=np.int32)
+                    random = candidate_keys(seed, numbers, column)
+                    drawn = self._draw(tokens, lengths, (least, greatest), random)
+                    for row, i in enumerate(places):
+                        found[i] += drawn[row][: candidates - first]
+            return found
+
+        takes = pools(range(len(prompts)), 0)
+        for retry in range(1, retries + 1):
+            again = [i for i, pool in takes.items() if any(map(failed, pool))]
+            for i, pool in pools(again, retry * REDRAWN).items():
+                takes[i] = [
+                    replace(new, discarded=old.discarded + len(old.codes)) if failed(old) else old
+                    for old, new in zip(takes[i], pool, strict=True)
+                ]
+        return [takes[i] for i in range(len(prompts))]
 
     def _draw(
         self,

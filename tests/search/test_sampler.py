@@ -139,6 +139,25 @@ def test_a_candidate_does_not_depend_on_its_company():
         assert equal(one, two) and one.log_probability == two.log_probability
 
 
+def test_failed_takes_are_drawn_again_and_no_others():
+    def short(take):
+        return len(take.codes) < 15
+
+    found = sampler()(PROMPTS, candidates=4, seed=7, retries=2, failed=short, **BOUNDS)
+    pairs = [
+        pair for pools in zip(takes(), found, strict=True) for pair in zip(*pools, strict=True)
+    ]
+    assert 2 < sum(short(old) for old, _ in pairs) < len(pairs)
+    for old, new in pairs:
+        assert equal(old, new) == (not short(old))
+        assert (new.discarded >= len(old.codes)) if short(old) else new.discarded == 0
+    assert sum(short(new) for _, new in pairs) < sum(short(old) for old, _ in pairs)
+    alone = sampler()(
+        PROMPTS[:1], candidates=4, seed=7, retries=2, failed=short, min_codes=[1], max_codes=[30]
+    )
+    assert all(map(equal, alone[0], found[0]))
+
+
 def test_pools_are_nested_and_turns_change_nothing():
     bounds = dict(min_codes=[1], max_codes=[30])
     turns = sampler(2)([PROMPTS[0]], candidates=5, seed=7, **bounds)[0]
