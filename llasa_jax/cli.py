@@ -392,6 +392,13 @@ def _bench(commands) -> None:
     part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
     part.add_argument("--json", action="store_true", help="print the measurement as JSON")
     _seed(part)
+    text = "The training step against transformers' Llama with PyTorch: same weights, same rows."
+    part = _command(parts, "train", _run_bench_train, text)
+    help = "8 x 512 tokens on a CPU, or Llasa-1B with 4 x 2,048 in bfloat16 on a GPU (nano)"
+    part.add_argument("--model-size", choices=("nano", "1b"), default="nano", help=help)
+    part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    _seed(part)
     text = "The input pipeline alone: tokens a second, and whether its memory grows."
     part = _command(parts, "data", _run_bench_data, text)
     help = "folder of token rows (default: rows of random ids are made)"
@@ -407,6 +414,13 @@ def _run_bench_data(options) -> None:
     from llasa_jax.evaluation.bench_data import bench_data, lines
 
     found = bench_data(options.tokens, options.row, options.batch, options.seconds, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
+
+
+def _run_bench_train(options) -> None:
+    from llasa_jax.evaluation.bench_train import bench_train, lines
+
+    found = bench_train(options.model_size, options.runs, options.seed)
     print(json.dumps(found, sort_keys=True) if options.json else lines(found))
 
 

@@ -74,6 +74,26 @@ def logical_axes(graphdef: nnx.GraphDef, params: dict) -> dict:
     return nnx.to_pure_dict(axes)
 
 
+def for_inference(graphdef: nnx.GraphDef, params: dict) -> tuple[nnx.GraphDef, dict]:
+    """The same model, made ready for many calls: weight norms multiplied out, layers apart.
+
+    The stacked parameters of a `Stack` that is not scanned become tuples, an array for each layer:
+    a program reads these where they lie, but first copies each layer out of a stacked array. All
+    parameters are put on the device.
+    """
+    model = merge(graphdef, params)
+    for _, module in list(nnx.iter_graph(model)):
+        if isinstance(module, Conv1d) and module.gain is not None:
+            module.kernel.set_value(module.weights())
+            module.gain = None
+        elif isinstance(module, Stack) and not module.scan:
+            for _, variable in nnx.iter_graph(module.layers):
+                if isinstance(variable, nnx.Param):
+                    variable.set_value(tuple(variable.get_value()))
+    graphdef, params = split(model)
+    return graphdef, jax.device_put(params)
+
+
 def parameter_count(params: dict) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -135,13 +155,17 @@ class Conv1d(nnx.Module):
         self.padding = named[padding] if isinstance(padding, str) else padding
         self.stride, self.dilation, self.groups = stride, dilation, groups
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def weights(self) -> jax.Array:
+        """The kernel [K, in / groups, out] that is applied, weight norm multiplied out."""
         kernel = self.kernel[...]
-        if self.gain is not None:
-            kernel *= self.gain[...] * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), (0, 1)))
+        if self.gain is None:
+            return kernel
+        return kernel * (self.gain[...] * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), (0, 1))))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = jax.lax.conv_general_dilated(
             x,
-            kernel.astype(x.dtype),
+            self.weights().astype(x.dtype),
             (self.stride,),
             [self.padding],
             rhs_dilation=(self.dilation,),
@@ -299,8 +323,19 @@ class Stack(nnx.Module):
             body = jax.checkpoint(body, policy=self.remat, prevent_cse=not self.scan)
         if self.scan:
             return jax.lax.scan(body, x, (state, each))
+        leaves, structure = jax.tree.flatten(state, is_leaf=lambda leaf: type(leaf) is tuple)
+        layers = zip(*(_apart(leaf) for leaf in leaves), strict=True)
         outputs = []
-        for i in range(self.count):
-            x, out = body(x, jax.tree.map(lambda leaf, i=i: leaf[i], (state, each)))
+        for i, layer in enumerate(layers):
+            item = jax.tree.map(lambda leaf, i=i: leaf[i], each)
+            x, out = body(x, (structure.unflatten(layer), item))
             outputs.append(out)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def _apart(leaf: jax.Array | tuple) -> Sequence[jax.Array]:
+    """A stacked parameter's layers, or those that `for_inference` has parted."""
+    if type(leaf) is tuple:
+        return leaf
+    # Not slices: the gradient of these is a concatenation, of slices a sum of padded arrays.
+    return [layer[0] for layer in jax.lax.split(leaf, (1,) * len(leaf))]

@@ -205,3 +205,27 @@ def test_group_norm_of_each_frame_is_that_of_the_frame_alone():
 def test_group_norm_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="do not divide"):
         nn.GroupNorm(6, 4, eps=1e-6, rngs=nnx.Rngs(0))
+
+
+def test_a_model_made_ready_for_inference_gives_the_same_and_leaves_the_given_parameters():
+    class Both(nnx.Module):
+        def __init__(self, *, rngs):
+            self.conv = nn.Conv1d(4, 4, 3, ("embed", "mlp"), weight_norm=True, rngs=rngs)
+            self.unrolled, self.scanned = Model(False, rngs=rngs), Model(True, rngs=rngs)
+
+        def __call__(self, x, each):
+            return self.unrolled(self.conv(x), each), self.scanned(x)
+
+    graphdef, template = nn.abstract(lambda rngs: Both(rngs=rngs))
+    params = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=leaf.size), template)
+    ready, values = nn.for_inference(graphdef, params)
+    run = jax.jit(lambda g, p, *x: nn.merge(g, p)(*x), static_argnums=0)
+    inputs = normal(2, 5, 4), normal(3, 2, 5, 4)
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731
+    jax.tree.map(near, run(ready, values, *inputs), run(graphdef, params, *inputs))
+    assert "gain" in params["conv"] and "gain" not in values["conv"]
+    kernels = [
+        values[name]["stack"]["layers"]["linear"]["kernel"] for name in ("unrolled", "scanned")
+    ]
+    assert [type(kernel) is tuple for kernel in kernels] == [True, False]
+    assert isinstance(params["unrolled"]["stack"]["layers"]["linear"]["kernel"], np.ndarray)

@@ -1,11 +1,12 @@
 """Folders' worth of waves and codes through the codec, in few padded shapes and bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.codec.lengths import Length, code_count, lost_frames
@@ -30,6 +31,16 @@ class Window(NamedTuple):
     last: int
 
 
+@partial(jax.jit, static_argnums=0)
+def _encode(model: nnx.GraphDef, params: dict, wave: jax.Array, mask: jax.Array) -> jax.Array:
+    return nn.merge(model, params).encode(wave, mask)
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode(model: nnx.GraphDef, params: dict, codes: jax.Array, mask: jax.Array) -> jax.Array:
+    return nn.merge(model, params).decode(codes, mask)
+
+
 class BatchCodec:
     """Encodes and decodes lists of any lengths; each item comes out as it would alone.
 
@@ -41,8 +52,7 @@ class BatchCodec:
     def __init__(self, config: CodecConfig, params: dict, batch: int = 16):
         graphdef, _ = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
         self.config, self.params, self.batch = config, params, batch
-        self._encode = jax.jit(lambda p, wave, mask: nn.merge(graphdef, p).encode(wave, mask))
-        self._decode = jax.jit(lambda p, codes, mask: nn.merge(graphdef, p).decode(codes, mask))
+        self._model = nn.for_inference(graphdef, params)
 
     def encode(
         self,
@@ -72,7 +82,7 @@ class BatchCodec:
                 piece = waves[i][start * hop : min((stop + lost) * hop, end)]
                 wave[row, : len(piece)] = piece
                 mask[row, : stop - start + lost] = 1
-            found = np.asarray(self._encode(self.params, wave, mask))
+            found = np.asarray(_encode(*self._model, wave, mask))
             for row, (i, start, _, first, last) in enumerate(windows):
                 codes[i][first:last] = found[row, first - start : last - start]
             on_batch(sum(window.last == sizes[window.item] for window in windows))
@@ -98,7 +108,7 @@ class BatchCodec:
             for row, window in enumerate(windows):
                 padded[row, : window.stop] = codes[short[window.item]]
                 mask[row, : window.stop] = 1
-            found = np.asarray(self._decode(self.params, padded, mask))
+            found = np.asarray(_decode(*self._model, padded, mask))
             for row, window in enumerate(windows):
                 waves[short[window.item]] = found[row, : window.stop * hop]
             on_batch(len(windows))

@@ -73,14 +73,15 @@ class TransformerBlock(nnx.Module):
             now = jax.tree.map(join, past, {"k": k, "v": v, "seen": mask})
             past = jax.tree.map(lambda x: x[:, span.chunk : span.chunk + held], now)
             k, v, seen = now["k"], now["v"], now["seen"]
-        scores = jnp.einsum("btnh,bsnh->bnts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+        # Heads before time: XLA's matrix products are several times faster so on CPUs.
+        q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+        scores = (q @ k.mT).astype(jnp.float32)
         seen = seen[:, None, :] > 0
         if self.window is not None:
             back = jnp.arange(time)[:, None] - jnp.arange(first, time)
             seen &= (back >= 0) & (back <= self.window)
-        scores = jnp.where(seen[:, None], scores, -1e30)
-        weights = jax.nn.softmax(scores).astype(x.dtype)
-        heads = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(batch, time, dim)
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30)).astype(x.dtype)
+        heads = (weights @ v).swapaxes(1, 2).reshape(batch, time, dim)
         x = x + self.c_proj(heads)
         x = x + self.fc2(jax.nn.silu(self.fc1(self.ffn_norm(x))))
         return x if past is None else (x, past)

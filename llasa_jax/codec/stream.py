@@ -34,9 +34,10 @@ class StreamDecoder:
 
     def __init__(self, config: CodecConfig, params: dict, chunk: int | None = None):
         graphdef, template = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
-        self.config, self.params = config, params
+        self.config = config
         self.chunk = round(CHUNK_SECONDS * config.frame_rate) if chunk is None else chunk
         self._decoder = nn.merge(graphdef, template).decoder
+        graphdef, self.params = nn.for_inference(graphdef, params)
         self.left, self.right = self._decoder.reach
         if config.causal:
             self.fade, self.memory = 0, self.left + config.window

@@ -61,6 +61,7 @@ def bench_codec(size: Size, seconds: float, batch: int, runs: int, seed: int) ->
     peer = Peer(config)
     graphdef, params = nn.split(Codec(config, rngs=nnx.Rngs(seed)))
     peer.load(params)
+    graphdef, params = nn.for_inference(graphdef, params)
     rng = np.random.default_rng(seed)
     loudness = np.repeat(10 ** rng.uniform(-3, -1, (batch, frames)), config.hop, 1)
     wave = np.float32(loudness * rng.normal(size=loudness.shape))

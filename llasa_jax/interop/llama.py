@@ -84,6 +84,25 @@ def export_llama(
     folder = Path(folder)
     if vocabulary.size != config.vocab:
         raise UserError(f"{folder}: the model has {config.vocab} ids, not {vocabulary.size}")
+    tensors = llama_tensors(config, params)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        vocabulary.save(folder)
+        write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        write_json(folder / "generation_config.json", _generation_config(vocabulary))
+        ids = {
+            "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
+            "eos_token_id": vocabulary.speech_end,
+        }
+        settings = llama_settings(config) | ids | {"torch_dtype": storage}
+        write_json(folder / "config.json", settings)
+        write_checkpoint(folder, tensors, storage, shard_bytes)
+    except OSError as error:
+        raise UserError(f"cannot write the model to {folder}: {error.strerror}") from error
+
+
+def llama_tensors(config: DecoderConfig, params: dict) -> dict[str, np.ndarray]:
+    """The parameters under the names and in the shapes of `LlamaForCausalLM`'s state."""
     flat = flatten(jax.device_get(params))
     tensors = {OUTER["embedding"]: np.asarray(flat["embedding"])[: config.vocab]}
     for i in range(config.layers):
@@ -93,15 +112,7 @@ def export_llama(
     tensors[OUTER["norm.scale"]] = np.asarray(flat["norm.scale"])
     if "head" in flat:
         tensors[OUTER["head"]] = np.asarray(flat["head"])[: config.vocab]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        vocabulary.save(folder)
-        write_json(folder / "tokenizer_config.json", _tokenizer_config())
-        write_json(folder / "generation_config.json", _generation_config(vocabulary))
-        write_json(folder / "config.json", _model_config(config, vocabulary, storage))
-        write_checkpoint(folder, tensors, storage, shard_bytes)
-    except OSError as error:
-        raise UserError(f"cannot write the model to {folder}: {error.strerror}") from error
+    return tensors
 
 
 def import_llama(
@@ -217,7 +228,8 @@ def _read_config(
         raise UserError(f"{path}: lacks or breaks the setting {error}") from error
 
 
-def _model_config(config: DecoderConfig, vocabulary: Vocabulary, storage: Storage) -> dict:
+def llama_settings(config: DecoderConfig) -> dict[str, Any]:
+    """What transformers' `LlamaConfig` is made of."""
     values: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -236,9 +248,6 @@ def _model_config(config: DecoderConfig, vocabulary: Vocabulary, storage: Storag
         "max_position_embeddings": MAX_POSITIONS,
         "tie_word_embeddings": config.tied_embeddings,
         "vocab_size": config.vocab,
-        "bos_token_id": vocabulary.tokenizer.token_to_id(BEGIN),
-        "eos_token_id": vocabulary.speech_end,
-        "torch_dtype": storage,
     }
     if config.rope_scaling is not None:
         values["rope_scaling"] = {

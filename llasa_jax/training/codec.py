@@ -163,10 +163,9 @@ def codec_validation(
         raise UserError("no held-out recording as long as a code to validate a codec on")
     waves = [store[i][1][:longest] for i in usable]
     heard = [resample(wave, rate, codec.sample_rate) for wave in waves]
-    batch = BatchCodec(codec, {})
 
     def validate(params: dict, step: int) -> dict:
-        batch.params = whole(gather(params))["codec"]
+        batch = BatchCodec(codec, whole(gather(params))["codec"])
         codes = batch.encode(heard)
         rebuilt = batch.decode(codes[:REBUILT_WAVES])
         pairs = list(zip(waves, rebuilt, strict=False))
