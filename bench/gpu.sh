@@ -8,9 +8,10 @@
 #   1. installs into .venv, with jax's CUDA libraries, torch and transformers;
 #   2. prepares the nano corpus and trains configs/nano_codec.py on it (an interrupted run goes on);
 #   3. measures that codec, Opus and Codec2 on held-out recordings (`llasa eval codec`);
-#   4. times the released codec against transformers on this GPU, alone and 16 at once.
-# What it trained lies in runs/gpu, its numbers in results/gpu: gpu.txt, eval.json, bench-1.json and
-# bench-16.json.
+#   4. times the released codec against transformers on this GPU, alone and 16 at once;
+#   5. times the training step of Llasa-1B, 4 x 2,048 tokens, against transformers with PyTorch.
+# What it trained lies in runs/gpu, its numbers in results/gpu: gpu.txt, eval.json, bench-1.json,
+# bench-16.json and train-1b.json.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/_env.sh"
 
@@ -40,5 +41,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$results/
 for batch in 1 16; do
   "$llasa" bench codec --batch "$batch" --json >"$run/bench-$batch.json"
 done
-mv "$run/eval.json" "$run/bench-1.json" "$run/bench-16.json" "$results/" # whole or not at all
+# Both sides need most of the GPU, one after the other.
+XLA_PYTHON_CLIENT_PREALLOCATE=false "$llasa" bench train --model-size 1b --json >"$run/train-1b.json"
+# whole or not at all
+mv "$run/eval.json" "$run/bench-1.json" "$run/bench-16.json" "$run/train-1b.json" "$results/"
 say "Results: $ROOT/$results"

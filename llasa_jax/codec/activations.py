@@ -3,7 +3,7 @@
 SnakeBeta makes harmonics above the Nyquist frequency. It is therefore applied at twice the rate:
 upsampled by 2, bent, downsampled by 2, both with one Kaiser-windowed sinc of 12 taps. Here the
 upsampled signal is never interleaved: its even and its odd samples are two arrays, each a FIR of 6
-taps of the input, and the output is the sum of a FIR of 6 taps of each. XLA makes two loops over
+taps of the input, and the output is the sum of a FIR of 6 taps of each. XLA makes one loop over
 memory of that; the depthwise convolutions that it replaces are many times slower.
 """
 

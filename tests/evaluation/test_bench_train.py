@@ -38,7 +38,7 @@ def test_both_sides_take_the_same_steps(monkeypatch, capsys):
     nano = bench_train.SHAPES["nano"]
     small = replace(nano, lm=replace(nano.lm, layers=2, dim=64, ffn=96), rows=2, length=32)
     monkeypatch.setitem(bench_train.SHAPES, "nano", small)
-    monkeypatch.setattr(bench_train.Peer, "hasten", lambda self, tokens: None)  # minutes of g++
+    monkeypatch.setattr(bench_train.Peer, "hasten", lambda self: None)  # minutes of g++
     assert main(["bench", "train", "--runs", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["agree"] < 1e-4 and found["mfu"] is None

@@ -157,6 +157,8 @@ def test_the_gpu_script_trains_measures_and_keeps_its_numbers(gpu):
     assert (results / "gpu.txt").read_text() == "name, driver_version\n"
     assert (results / "eval.json").read_text().startswith("[eval][codec]")
     assert "[--batch][16][--json]" in (results / "bench-16.json").read_text()
+    large = "[bench][train][--model-size][1b][--json]"
+    assert (results / "train-1b.json").read_text().startswith(large)
 
 
 def test_the_gpu_script_keeps_no_half_results(gpu):
