@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, TransformerConfig
@@ -111,7 +111,7 @@ def test_peaks():
 
 
 def test_products_in_a_shard_map_are_those_of_all_devices():
-    mesh = AbstractMesh((2, 4), ("a", "b"))
+    mesh = AbstractMesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     rows = PartitionSpec(("a", "b"))
     mapped = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
     traced = jax.make_jaxpr(mapped)(jnp.zeros((16, 8)), jnp.zeros((8, 4)))

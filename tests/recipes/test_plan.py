@@ -141,6 +141,18 @@ def test_slices_lie_along_data(config):
 
 
 @needs_libtpu
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_compiles(config):
+    found = plan(config(LM), "train", "v5e:1x1", best=True)
+    assert found["fits"] and "--search" in found["command"]
+    tried = found["search"]["compiled"]
+    steps = [one["step_s"] for one in tried if one["fits"]]
+    assert found["estimated"]["step_s"] == min(steps, key=lambda step: step[1])
+    assert "the fastest of" in table(found)
+
+
+@needs_libtpu
 @pytest.mark.parametrize(
     "line, message",
     [
