@@ -1,12 +1,17 @@
 """Options of the test suite."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llasa_jax.audio.io import write_audio
+
+# Of the commands that tests start, too: where libtpu is installed, jax looks for a TPU otherwise,
+# and libtpu tells stderr that there is none.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 OPTIONS = {
     "parity": "also compare with torch and transformers",

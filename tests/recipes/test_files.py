@@ -139,7 +139,7 @@ def test_silence_and_clipping_are_noted_and_encoded(model, tmp_path, capsys):
 def test_decoding_in_chunks_says_how_late_it_is(model, tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.arange(200) % 60)
     assert decode_files([tmp_path / "a.npy"], model, tmp_path / "out", 0.5) == 1
-    assert "25 codes at a time, heard 1.24 s after they began" in capsys.readouterr().err
+    assert "25 codes at a time, heard 1.50 s after they began" in capsys.readouterr().err
     wave, _ = read_audio(tmp_path / "out" / "a.wav")
     assert len(wave) == 200 * HOP
     for wrong in (0.0, -1.0, 1e9, float("nan"), float("inf")):

@@ -83,6 +83,7 @@ def test_bytes_that_no_step_goes_without(pod):
     norms = (2 * 2 + 1) * 64  # whole on every device
     # Three copies and the gradient; 4 rows of 32 tokens a device, float32.
     state = 16 * (parameters / 4 + norms)
+    state += 2 * 4 * RUN.train.spike_window  # the latest losses and norms, on every device
     lean = replace(RUN, lm=replace(LM, remat="full"))
     carried = 4 * 32 * 2 * 64 * 4
     assert least_bytes(lean, where) == pytest.approx(state + carried, abs=64)
