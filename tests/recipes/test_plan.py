@@ -244,17 +244,11 @@ def test_close_plans():
     assert not close("8.21e+11", "9.21e+11")
 
 
-# The default suite compiles the small ones, in seconds; `pytest --slow` all, in hours.
+# `pytest --slow` compiles them again, in an hour.
 @needs_libtpu
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[] if "quickstart" in path.stem else pytest.mark.slow)
-        for path in GOLDEN
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_reviewed_plans_are_what_compiles_now(path, capsys):
     reviewed = read(path.read_text())
     made_by = reviewed["toolchain"]

@@ -1,4 +1,4 @@
-"""On the host's CPU in the place of a TPU; what a real one says is in docs/data.md."""
+"""`llasa plan --program encode` on the host's CPU in the place of a TPU."""
 
 import jax
 import pytest
