@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 STOI_UTTERANCES = 40  # of each kind of speech
 JUDGED_UTTERANCES = 60  # whose words the judge counts on originals and resynthesis
-SENTENCES = 24  # that are searched
+SENTENCES = 16  # that are searched
 SPOKEN = 64  # that are spoken once, to see whether they stop by themselves
 CANDIDATES = (1, 4, 16)
 SHOWN = 5  # sentences to listen to in the report

@@ -7,6 +7,14 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from llasa_jax.config import OptimizerConfig
 
+# Odd quintics c0 x + c1 x^3 + c2 x^5 that take singular values from [0.005, 1] to [0.5, 1.5], each
+# nearest to 1 where the one before leaves them (Polar Express, Amsel et al. 2025, 2505.16932):
+# three do what Muon's one polynomial does in five steps. A small model's gradient costs no more.
+POLAR = (
+    (8.2987, -24.4305, 18.0903),
+    (3.9152, -2.9211, 0.5592),
+    (3.1746, -2.3804, 0.4978),
+)
 PROJECTIONS = {"q": 1, "k": 1, "v": 1, "out": 2}  # [L, D, N, H], out [L, N, H, D]: axes summed over
 
 
@@ -26,7 +34,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         rule = muon(
             1.0,
             beta=config.momentum,
-            ns_steps=4,
+            ns_coeffs=POLAR,
+            ns_steps=len(POLAR),
             weight_decay=config.weight_decay,
             adam_b1=config.beta1,
             adam_b2=config.beta2,

@@ -8,6 +8,7 @@ import pytest
 
 from llasa_jax.config import CodecRun, OptimizerConfig, load_config
 from llasa_jax.training.optimizers import (
+    POLAR,
     hidden_matrices,
     is_matrix,
     learning_rate,
@@ -130,10 +131,17 @@ def test_muon_makes_every_direction_of_a_matrix_equal_at_adamws_size(muon):
     layers = muon["stack"]["layers"]
     for matrix in [*layers["linear"]["kernel"], *layers["conv"]["kernel"].reshape(2, 12, 5)]:
         values = np.linalg.svd(matrix, compute_uv=False)
-        assert values.max() < 2 * values.min()
+        assert values.max() < 3 * values.min()
         assert 0.1 < np.sqrt(np.mean(matrix**2)) < 0.3  # AdamW's is about 0.2 (Liu et al. 2025)
     gradient = GRADS["stack"]["layers"]["linear"]["kernel"]
     assert np.sum(layers["linear"]["kernel"] * gradient) < 0
+
+
+def test_muons_polynomials_bring_singular_values_near_one():
+    values = np.geomspace(0.005, 1, 1000)
+    for a, b, c in POLAR:
+        values = a * values + b * values**3 + c * values**5
+    assert 0.5 < values.min() and values.max() < 1.5
 
 
 def test_a_rule_goes_down_at_rate_one(adamw):
@@ -163,4 +171,4 @@ def test_muon_takes_the_heads_of_a_projection_as_one_matrix():
     moved = update(replace(PLAIN, kind="muon"), grads, params)["layers"]["layers"]["attention"]
     for matrix in (*moved["q"].reshape(2, 6, 12), *moved["out"].reshape(2, 12, 6)):
         values = np.linalg.svd(matrix, compute_uv=False)
-        assert values.max() < 2 * values.min()
+        assert values.max() < 3 * values.min()
