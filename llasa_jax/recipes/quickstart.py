@@ -36,7 +36,7 @@ MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
 SYNTHETIC_MINUTES = 66.0
 
-# Seconds each training may take with the default minutes, compiling included; a slower machine makes
+# Seconds each training may take with the default minutes, compiling included; a slow machine makes
 # fewer steps. The corpus, speaking and judging take four more minutes on two slow cores.
 BUDGETS = {"recogniser": 65.0, "judge": 65.0, "speaker": 20.0, "codec": 590.0, "lm": 105.0}
 
