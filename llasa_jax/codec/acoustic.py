@@ -9,6 +9,7 @@ from flax import nnx
 from llasa_jax import nn
 from llasa_jax.codec.activations import SnakeBeta
 from llasa_jax.config import CodecConfig
+from llasa_jax.parallel.mesh import constrain
 
 Conv1d = partial(nn.Conv1d, weight_norm=True)
 
@@ -77,6 +78,6 @@ class ConvEncoder(nnx.Module):
         valid = jnp.arange(wave.shape[1]) < lengths[:, None]
         x = self.conv_in(jnp.where(valid, wave, 0).astype(self.dtype)[..., None])
         for block in self.blocks:
-            x = block(x, lengths)
+            x = constrain(block(x, lengths), "batch", None, None)
             lengths = lengths // block.stride
         return self.conv_out(self.snake(x, lengths))

@@ -104,8 +104,10 @@ class SnakeBeta(nnx.Module):
         y = jnp.where((jnp.arange(size) < lengths[:, None])[..., None], y, 0)
         few = jnp.minimum(lengths, 2 * REACH)
         cut = jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, 2 * REACH))
-        ends = jnp.concatenate([x[:, : 2 * REACH], cut(x, lengths - few)])
-        first, last = jnp.split(self._held(ends, jnp.tile(few, 2)), 2)
+        # Both ends of an item side by side: one after the other, they would change devices.
+        ends = jnp.stack([x[:, : 2 * REACH], cut(x, lengths - few)], 1)
+        ends = self._held(ends.reshape(-1, *ends.shape[2:]), jnp.repeat(few, 2))
+        first, last = jnp.moveaxis(ends.reshape(-1, 2, *ends.shape[1:]), 1, 0)
         put = jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice_in_dim(row, new, i, 0))
         y = jax.lax.dynamic_update_slice_in_dim(y, first[:, :REACH], 0, 1)
         return put(y, last[:, REACH:], lengths - few + REACH)

@@ -16,6 +16,7 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import TransformerConfig
+from llasa_jax.parallel.mesh import constrain
 
 
 class ResnetBlock(nnx.Module):
@@ -38,7 +39,7 @@ class ResnetBlock(nnx.Module):
         h, norm1 = self.norm1.stream(x, mask, span, past.get("norm1"))
         h = self.conv1(jax.nn.silu(h) * weight)
         h, norm2 = self.norm2.stream(h, mask, span, past.get("norm2"))
-        x = x + self.conv2(jax.nn.silu(h) * weight)
+        x = constrain(x + self.conv2(jax.nn.silu(h) * weight), "batch", None, None)
         return (x, {"norm1": norm1, "norm2": norm2}) if past else x
 
 
@@ -82,8 +83,8 @@ class TransformerBlock(nnx.Module):
             seen &= (back >= 0) & (back <= self.window)
         weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30)).astype(x.dtype)
         heads = (weights @ v).swapaxes(1, 2).reshape(batch, time, dim)
-        x = x + self.c_proj(heads)
-        x = x + self.fc2(jax.nn.silu(self.fc1(self.ffn_norm(x))))
+        x = constrain(x + self.c_proj(heads), "batch", None, None)
+        x = constrain(x + self.fc2(jax.nn.silu(self.fc1(self.ffn_norm(x)))), "batch", None, None)
         return x if past is None else (x, past)
 
 

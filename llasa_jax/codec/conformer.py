@@ -19,6 +19,7 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import SemanticConfig
+from llasa_jax.parallel.mesh import constrain
 
 EPS = 1e-5
 
@@ -134,7 +135,7 @@ class ConformerLayer(nnx.Module):
         x = x + self.self_attn(self.self_attn_layer_norm(x), mask)
         x = x + self.conv_module(x, mask)
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
-        return self.final_layer_norm(x)
+        return constrain(self.final_layer_norm(x), "batch", None, None)
 
 
 class Wav2Vec2Bert(nnx.Module):

@@ -8,6 +8,7 @@ from llasa_jax import nn
 from llasa_jax.audio.spectral import istft_same
 from llasa_jax.codec.blocks import Backbone, ResnetBlock
 from llasa_jax.config import CodecConfig
+from llasa_jax.parallel.mesh import by_rows
 
 ISTFT_REACH = 2  # frames to each side of a hop whose windows of 4 hops overlap it
 
@@ -59,4 +60,4 @@ class Decoder(nnx.Module):
         # The clip at 100 is of the exponential, before it can overflow.
         size = jnp.exp(jnp.minimum(log_magnitude, jnp.log(100.0)))
         spectrum = jax.lax.complex(size * jnp.cos(phase), size * jnp.sin(phase))
-        return istft_same(spectrum, self.hop, mask)
+        return by_rows(lambda x, real: istft_same(x, self.hop, real), spectrum, mask)

@@ -17,6 +17,7 @@ from flax import nnx
 from llasa_jax import nn
 from llasa_jax.audio.spectral import stft
 from llasa_jax.config import DiscriminatorConfig
+from llasa_jax.parallel.mesh import by_rows, constrain
 
 Features = list[jax.Array]
 
@@ -70,6 +71,7 @@ class Layers(nnx.Module):
         features = []
         for conv in self.convs[:-1]:
             x = jax.nn.leaky_relu(conv(x), self.slope)
+            x = constrain(x, "batch", *(None,) * (x.ndim - 1))
             features.append(x)
         return [*features, self.convs[-1](x)]
 
@@ -115,7 +117,7 @@ class SpectralDiscriminator(nnx.Module):
         self.window, self.judge = window, Layers(convs, 0.2)
 
     def __call__(self, wave: jax.Array, dtype: Any) -> Features:
-        spectrum = stft(wave, self.window, self.window // 2)
+        spectrum = by_rows(lambda x: stft(x, self.window, self.window // 2), wave)
         power = jnp.clip(jnp.square(spectrum.real) + jnp.square(spectrum.imag), 1e-7, 1e3)
         return self.judge(jnp.sqrt(power)[..., None].astype(dtype))
 

@@ -1,5 +1,7 @@
 """Waves to features, one a hop."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from llasa_jax import nn
 from llasa_jax.audio.spectral import log_mel
 from llasa_jax.codec.blocks import Backbone
 from llasa_jax.config import CodecConfig
+from llasa_jax.parallel.mesh import by_rows
 
 
 class SpectralEncoder(nnx.Module):
@@ -31,7 +34,8 @@ class SpectralEncoder(nnx.Module):
         # Zeros at both ends and past an item's: its last frame sees the same alone and padded.
         wave = jnp.where(jnp.repeat(mask, self.hop, 1) > 0, wave, 0)
         edged = jnp.pad(wave, ((0, 0), (self.hop, self.hop)))
-        mel = log_mel(edged, rate=self.rate, window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
+        shape = dict(window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
+        mel = by_rows(partial(log_mel, rate=self.rate, **shape), edged)
         batch, frames = mask.shape
         mel = (mel[:, 2 : 2 + 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
         return self.backbone(self.embed((mel * mask[..., None]).astype(self.dtype)), mask)

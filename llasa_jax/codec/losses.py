@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from llasa_jax.audio.spectral import log_mel
 from llasa_jax.codec.discriminators import Features
+from llasa_jax.parallel.mesh import by_rows
 
 # (window, mel bins) of the seven resolutions; the hop is a quarter of the window.
 MEL_RESOLUTIONS = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
@@ -26,7 +27,8 @@ def mel_loss(wave: jax.Array, target: jax.Array, rate: int, floor: float = 1e-5)
     total = jnp.zeros(())
     for window, bins in MEL_RESOLUTIONS:
         mel = partial(log_mel, rate=rate, window=window, hop=window // 4, bins=bins, floor=floor)
-        total += jnp.mean(jnp.abs(mel(wave) - mel(target))) / jnp.log(10.0)
+        apart = by_rows(lambda x, y, mel=mel: jnp.abs(mel(x) - mel(y)), wave, target)
+        total += jnp.mean(apart) / jnp.log(10.0)
     return total
 
 

@@ -1,12 +1,13 @@
 """How different two waves sound: the disturbances of PESQ's perceptual model, differentiable."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from llasa_jax.audio.spectral import stft
+from llasa_jax.parallel.mesh import by_rows
 
 BANDS = 49
 LEVEL = 10**8.4  # power of speech in the telephone band, to that of the threshold at 1 kHz
@@ -45,7 +46,8 @@ def loudness_loss(wave: jax.Array, target: jax.Array, rate: int) -> jax.Array:
     """
     window = round(0.032 * rate)
     filters, threshold, exponent, width = _bark_bands(rate, window)
-    spectra = (stft(x, window, window // 2) for x in (wave, target))
+    spectrum = partial(stft, window=window, hop=window // 2)
+    spectra = (by_rows(spectrum, x) for x in (wave, target))
     power = [s.real**2 + s.imag**2 for s in spectra]
     hertz = np.fft.rfftfreq(window, 1 / rate)
     telephone = (hertz > 300) & (hertz < 3400)

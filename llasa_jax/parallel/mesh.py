@@ -5,7 +5,7 @@ in one place which mesh axis each name lies on; changing the parallelism changes
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -115,6 +115,11 @@ def on_mesh(mesh: Mesh) -> AbstractContextManager:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def off_mesh() -> AbstractContextManager:
+    """Within it there is no mesh to be laid on: for what a process computes of rows of its own."""
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
+
+
 def current_mesh() -> AbstractMesh | None:
     """The mesh of `on_mesh`; None outside, and for a single device."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -134,6 +139,22 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
         return x
     where = sharding(mesh, Rules(), axes, x.shape, "activations")
     return jax.lax.with_sharding_constraint(x, where)
+
+
+def by_rows(f: Callable, *arrays: jax.Array) -> Any:
+    """f(*arrays) of which each device computes its own rows, on the current mesh if there is one.
+
+    For what the compiler does not split by itself: before an FFT it gathers the whole batch, and
+    every device transforms all of it.
+
+    Args:
+        f: treats the rows (first axis) of its arrays apart; so are the rows of all it returns.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return f(*arrays)
+    rows = Rules().spec(("batch",))
+    return jax.shard_map(f, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
 
 
 def sharding(

@@ -151,6 +151,10 @@ def _by_kind(collectives: Sequence[Collective]) -> dict[str, dict[str, int]]:
     return found
 
 
+def _parts(config: TrainConfig) -> str:
+    return f", in {config.accumulate} parts" if config.accumulate > 1 else ""
+
+
 def _crop(run: CodecRun) -> int:
     return round(run.crop_seconds * run.codec.sample_rate)
 
@@ -159,6 +163,7 @@ def codec_program(run: CodecRun) -> Program:
     """`llasa codec train`'s step, discriminators included: crops of `run.crop_seconds`."""
     clips, steps = run.train.batch, run.train.steps
     work = f"{clips} clips of {run.crop_seconds:g} s, {run.codec.compute_dtype}"
+    work += _parts(run.train)
     batch = {"wave": ((clips, _crop(run)), jnp.float32)}
     return Program(codec_objective(run), batch, work, None, steps, "the configured steps")
 
@@ -174,8 +179,7 @@ def language_program(run: DecoderRun) -> Program:
     batch = {name: ((rows, run.row), jnp.int32) for name in names}
     batch["weights"] = ((rows, run.row), jnp.float32)
     work = f"{rows} rows of {run.row} tokens, {run.lm.compute_dtype}, remat {run.lm.remat}"
-    if run.train.accumulate > 1:
-        work += f", in {run.train.accumulate} parts"
+    work += _parts(run.train)
     flops = TRAIN * decoder_flops(run.lm, rows * run.row, run.row)
     paper = paper_run(run.lm)
     tokens = paper.train.steps * paper.train.batch * paper.row

@@ -71,7 +71,7 @@ MESHES = {
     "one": MeshConfig(),
     "data": MeshConfig(data=8),
     "fsdp": MeshConfig(fsdp=-1),
-    "mixed": MeshConfig(data=2, fsdp=4),
+    "mixed": MeshConfig(data=4, fsdp=2),
 }
 
 
@@ -114,9 +114,8 @@ def rows(step):
 
 def main():
     objective = {"toy": toy, "codec": codec}[WHAT]()
-    meshes = {"toy": MESHES, "codec": ("one", "mixed")}[WHAT]
     results = {}
-    for name in ["mixed"] if TWO else meshes:
+    for name in ["mixed"] if TWO else MESHES:
         config = replace(RUN.train, mesh=MESHES[name])
         folder = Path(FOLDER) / name
         fitted = fit(objective, by_step(rows), config, folder, seed=0)
