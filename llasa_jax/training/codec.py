@@ -166,8 +166,9 @@ def codec_validation(
     heard = [resample(wave, rate, codec.sample_rate) for wave in waves]
 
     def validate(params: dict, step: int) -> dict:
+        params = whole(gather(params))["codec"]
         with off_mesh():
-            batch = BatchCodec(codec, whole(gather(params))["codec"])
+            batch = BatchCodec(codec, params)
             codes = batch.encode(heard)
             rebuilt = batch.decode(codes[:REBUILT_WAVES])
         pairs = list(zip(waves, rebuilt, strict=False))
