@@ -43,6 +43,27 @@ def test_stft_is_that_of_librosa_and_scipy(window, hop, samples):
     np.testing.assert_allclose(found[0], middle.T * hann.sum(), atol=1e-4)
 
 
+@pytest.mark.parametrize(("window", "hop"), [(32, 8), (78, 39), (50, 20), (480, 160)])
+def test_a_tpus_products_are_the_transforms(window, hop):
+    wave = jnp.asarray(noise(2, 1000))
+    expected = spectral._stft_by_fft(wave, window, hop)
+    found = spectral._stft_by_products(wave, window, hop)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    back = spectral._irfft_by_products(expected, window)
+    np.testing.assert_allclose(back, np.fft.irfft(expected, window), atol=1e-5)
+
+
+def test_a_tpu_is_given_no_fft():
+    def there_and_back(wave):
+        return spectral._irfft(spectral.stft(wave, 64, 16), 64)
+
+    traced = jax.jit(there_and_back).trace(jnp.zeros((1, 640)))
+    text = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu")}
+    assert "stablehlo.fft" in text["cpu"] and "stablehlo.convolution" not in text["cpu"]
+    assert "stablehlo.convolution" in text["tpu"] and "stablehlo.fft" not in text["tpu"]
+
+
 @pytest.mark.parametrize(("fmin", "fmax"), [(0.0, None), (100.0, 3000.0)])
 def test_log_mel_is_librosas_filters_on_a_numpy_stft(fmin, fmax):
     rate, window, hop, bins = 8000, 256, 64, 20
