@@ -74,12 +74,14 @@ def logical_axes(graphdef: nnx.GraphDef, params: dict) -> dict:
     return nnx.to_pure_dict(axes)
 
 
-def for_inference(graphdef: nnx.GraphDef, params: dict) -> tuple[nnx.GraphDef, dict]:
+def for_inference(
+    graphdef: nnx.GraphDef, params: dict, where: jax.sharding.Sharding | None = None
+) -> tuple[nnx.GraphDef, dict]:
     """The same model, made ready for many calls: weight norms multiplied out, layers apart.
 
     The stacked parameters of a `Stack` that is not scanned become tuples, an array for each layer:
     a program reads these where they lie, but first copies each layer out of a stacked array. All
-    parameters are put on the device.
+    parameters are put `where` it says; by default on the first device.
     """
     model = merge(graphdef, params)
     for _, module in list(nnx.iter_graph(model)):
@@ -91,7 +93,7 @@ def for_inference(graphdef: nnx.GraphDef, params: dict) -> tuple[nnx.GraphDef, d
                 if isinstance(variable, nnx.Param):
                     variable.set_value(tuple(variable.get_value()))
     graphdef, params = split(model)
-    return graphdef, jax.device_put(params)
+    return graphdef, jax.device_put(params, where)
 
 
 def parameter_count(params: dict) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from llasa_jax import nn
 from llasa_jax.codec.lengths import Length, code_count, lost_frames
@@ -14,11 +15,12 @@ from llasa_jax.codec.model import Codec
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import CodecConfig
 from llasa_jax.errors import UserError
+from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh
 
 FRAMES = 64  # lengths are padded to multiples of this many frames: few programs are compiled
 LONGEST = 1536  # frames that go through the codec at once: attention's memory is their square
 CONTEXT = 128  # frames that a part of something longer sees on each side
-ROWS = 4096  # frames of a batch, at most
+ROWS = 4096  # frames of a device's part of a batch, at most
 
 
 class Window(NamedTuple):
@@ -44,6 +46,8 @@ def _decode(model: nnx.GraphDef, params: dict, codes: jax.Array, mask: jax.Array
 class BatchCodec:
     """Encodes and decodes lists of any lengths; each item comes out as it would alone.
 
+    Batches are spread over all devices of this process, `batch` rows or less on each.
+
     What is longer than `LONGEST` frames (31 s at 50 a second) is encoded in overlapping windows,
     so that an hour fits into memory: filter banks and norms are then those of each window. It is
     decoded in the chunks of a `StreamDecoder`.
@@ -52,7 +56,9 @@ class BatchCodec:
     def __init__(self, config: CodecConfig, params: dict, batch: int = 16):
         graphdef, _ = nn.abstract(lambda rngs: Codec(config, rngs=rngs))
         self.config, self.params, self.batch = config, params, batch
-        self._model = nn.for_inference(graphdef, params)
+        devices = jax.local_devices()
+        self._mesh = make_mesh(data=len(devices), fsdp=1, devices=devices)
+        self._model = nn.for_inference(graphdef, params, NamedSharding(self._mesh, PartitionSpec()))
 
     def encode(
         self,
@@ -82,7 +88,7 @@ class BatchCodec:
                 piece = waves[i][start * hop : min((stop + lost) * hop, end)]
                 wave[row, : len(piece)] = piece
                 mask[row, : stop - start + lost] = 1
-            found = np.asarray(_encode(*self._model, wave, mask))
+            found = self._run(_encode, wave, mask)
             for row, (i, start, _, first, last) in enumerate(windows):
                 codes[i][first:last] = found[row, first - start : last - start]
             on_batch(sum(window.last == sizes[window.item] for window in windows))
@@ -108,7 +114,7 @@ class BatchCodec:
             for row, window in enumerate(windows):
                 padded[row, : window.stop] = codes[short[window.item]]
                 mask[row, : window.stop] = 1
-            found = np.asarray(_decode(*self._model, padded, mask))
+            found = self._run(_decode, padded, mask)
             for row, window in enumerate(windows):
                 waves[short[window.item]] = found[row, : window.stop * hop]
             on_batch(len(windows))
@@ -117,12 +123,18 @@ class BatchCodec:
             on_batch(1)
         return waves
 
+    def _run(self, program: Callable, *arrays: np.ndarray) -> np.ndarray:
+        """A program's result for arrays of `_rows` rows, each device with its own."""
+        rows = NamedSharding(self._mesh, Rules().spec(("batch",)))
+        with on_mesh(self._mesh):
+            return np.asarray(program(*self._model, *jax.device_put(arrays, rows)))
+
     @cached_property
     def _long(self) -> StreamDecoder:
         return StreamDecoder(self.config, self.params, chunk=LONGEST - 2 * CONTEXT)
 
     def _rows(self, frames: int) -> int:
-        return max(1, min(self.batch, ROWS // frames))
+        return max(1, min(self.batch, ROWS // frames)) * self._mesh.size
 
     def _buckets(self, sizes: Sequence[int]) -> Iterator[tuple[list[Window], int]]:
         """Batches of windows of similar size, each with its padded number of frames."""

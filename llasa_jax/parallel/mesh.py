@@ -115,11 +115,6 @@ def on_mesh(mesh: Mesh) -> AbstractContextManager:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def off_mesh() -> AbstractContextManager:
-    """Within it there is no mesh to be laid on: for what a process computes of rows of its own."""
-    return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
-
-
 def current_mesh() -> AbstractMesh | None:
     """The mesh of `on_mesh`; None outside, and for a single device."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -22,7 +22,6 @@ from llasa_jax.errors import UserError
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.waves import mel_distance, stoi
 from llasa_jax.parallel.distributed import gather
-from llasa_jax.parallel.mesh import off_mesh
 from llasa_jax.training.loop import Objective, Rival
 
 SILENCE = 1e-3  # of full scale; frames that never exceed it are padding
@@ -166,11 +165,9 @@ def codec_validation(
     heard = [resample(wave, rate, codec.sample_rate) for wave in waves]
 
     def validate(params: dict, step: int) -> dict:
-        params = whole(gather(params))["codec"]
-        with off_mesh():
-            batch = BatchCodec(codec, params)
-            codes = batch.encode(heard)
-            rebuilt = batch.decode(codes[:REBUILT_WAVES])
+        batch = BatchCodec(codec, whole(gather(params))["codec"])
+        codes = batch.encode(heard)
+        rebuilt = batch.decode(codes[:REBUILT_WAVES])
         pairs = list(zip(waves, rebuilt, strict=False))
         if jax.process_index() == 0:
             for i, wave in enumerate(rebuilt[:SAMPLES]):

@@ -1,4 +1,9 @@
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,3 +143,16 @@ def test_what_no_codec_can_take_is_refused(codec, sound):
 def test_all_codes_can_be_decoded(codec):
     (wave,) = codec.decode([np.arange(60)])
     assert np.isfinite(wave).all() and len(wave) == 60 * codec.config.output_hop
+
+
+def test_eight_devices_give_what_one_gives():
+    script = Path(__file__).with_name("eight_devices.py")
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["devices"] == 8 and found["differing"] == 0 and found["error"] < 1e-5
