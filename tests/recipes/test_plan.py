@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_a_plan_too(config, monkeypatch):
     whole = plan(config(CODEC), "codec", "v5e:1x1", batch_tokens=8 * 20)
     alone = plan(config(CODEC.replace("gan=", "gan=None and ")), "codec", "v5e:1x1")
     assert whole["work"] == "8 clips of 0.4 s, float32"
-    assert whole["model_flops"] > 1.1 * alone["model_flops"]
+    assert whole["model_flops"] > 1.03 * alone["model_flops"]  # the rest is mostly spectra
     assert not whole["fits"] and whole["estimated"] is None and whole["chip_hours"] is None
     assert "no: 21.47 of 16.91 GB a device, 127%, compiled" in table(whole)
 
@@ -226,7 +226,7 @@ def close(one, other):
     A plan need not change with every change of the step, but a collective more a layer, or memory
     for another copy of something, is seen.
     """
-    number = r"[\d.]+(?:e\+\d+)?"
+    number = r"\d+(?:\.\d+)?(?:e\+\d+)?"
     same = re.split(number, one) == re.split(number, other)
     pairs = zip(re.findall(number, one), re.findall(number, other), strict=same)
     tolerance = lambda text: 0.051 if "." in text else 2  # noqa: E731
@@ -254,7 +254,7 @@ def compiled_again():
         yield pytest.param(path, id=path.stem, marks=marks)
 
 
-@pytest.mark.parametrize("path", compiled_again())
+@pytest.mark.parametrize("path", list(compiled_again()))
 def test_reviewed_plans_are_what_compiles_now(path, capsys):
     reviewed = read(path.read_text())
     made_by = reviewed["toolchain"]
