@@ -23,6 +23,7 @@ from llasa_jax.config.data import (
 from llasa_jax.config.lm import (
     AttentionBlocks,
     DecoderConfig,
+    GuideConfig,
     LoraConfig,
     RopeScaling,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "FilterConfig",
     "GanConfig",
     "GuardConfig",
+    "GuideConfig",
     "LoraConfig",
     "MeshConfig",
     "OptimizerConfig",

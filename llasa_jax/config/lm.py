@@ -53,6 +53,28 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class GuideConfig:
+    """Guided attention (`lm.guide`): a loss on one query head of some layers, in training alone.
+
+    `sigma` is the deviation of the band around the diagonal between text and speech, as a share of
+    their lengths. The loss counts with `weight` at first, and linearly less up to the share `until`
+    of the run, from where on it is not there.
+    """
+
+    layers: tuple[int, ...] = (1,)
+    head: int = 0
+    sigma: float = 0.1
+    weight: float = 0.3
+    until: float = 1.0
+
+    def __post_init__(self):
+        require(len(self.layers) > 0, "guide.layers: needs at least one")
+        require(min(*self.layers, self.head, 0) >= 0, "guide: layers and heads count from 0")
+        require(self.sigma > 0 and self.weight > 0, "guide: sigma and weight must be positive")
+        require(0 < self.until <= 1, "guide.until: a share of the run, above 0")
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """A Llama decoder over text and speech ids.
 

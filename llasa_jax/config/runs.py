@@ -6,7 +6,7 @@ from typing import Literal
 from llasa_jax.config.checks import require
 from llasa_jax.config.codec import CodecConfig, DiscriminatorConfig
 from llasa_jax.config.data import SourceConfig
-from llasa_jax.config.lm import DecoderConfig
+from llasa_jax.config.lm import DecoderConfig, GuideConfig
 from llasa_jax.config.training import OptimizerConfig, TrainConfig
 from llasa_jax.config.verifiers import RecogniserConfig, SpeakerConfig
 
@@ -79,7 +79,8 @@ class DecoderRun:
     share the vocabulary. `z_loss` is the weight of the squared log of softmax's denominator.
 
     `new_rows` are what the tags and codes begin with that a text Llama (`--init`) does not have:
-    normal numbers of deviation 0.02, or the mean of its rows.
+    normal numbers of deviation 0.02, or the mean of its rows. `guide` teaches a head where in the
+    text the speech is; None leaves that to itself.
     """
 
     lm: DecoderConfig = DecoderConfig()
@@ -91,12 +92,16 @@ class DecoderRun:
     z_loss: float = 0.0
     new_rows: Literal["normal", "mean"] = "normal"
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    guide: GuideConfig | None = None
 
     def __post_init__(self):
         require(len(self.sources) > 0, "sources: name at least one")
         sizes = (self.row, self.loss_chunk, self.loss_neighbours)
         require(min(sizes) > 0, "row, loss_chunk, loss_neighbours: must be positive")
         require(self.z_loss >= 0, "z_loss: must not be negative")
+        if self.guide is not None:
+            ok = max(self.guide.layers) < self.lm.layers and self.guide.head < self.lm.heads
+            require(ok, f"guide: lm has {self.lm.layers} layers of {self.lm.heads} heads")
 
 
 @dataclass(frozen=True)

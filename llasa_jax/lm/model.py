@@ -17,7 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderConfig
+from llasa_jax.config import DecoderConfig, GuideConfig
 from llasa_jax.lm.attention import UNSEEN, attention
 from llasa_jax.lm.lora import adapted, adapter
 from llasa_jax.parallel.mesh import Rules, constrain, current_mesh
@@ -214,14 +214,28 @@ class Decoder(nnx.Module):
         self, tokens: jax.Array, positions: jax.Array, segments: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """As `hidden`, and every layer's keys and values: two [L, B, K, S, H]."""
+        keep = lambda q, k, v: (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))  # noqa: E731
+        return self.hidden_and_kept(tokens, positions, segments, keep)
+
+    def hidden_and_kept(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, keep: Callable
+    ) -> tuple[jax.Array, Any]:
+        """As `hidden`, and what keep(q, k, v) gives of every layer, stacked."""
         attend = self._attend(tokens, segments)
-
-        def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple]:
-            return attend(q, k, v), (jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
-
         x, angles = self.embed(tokens, positions)
-        x, keys_values = self.layers(x, angles, attend_and_keep, each=())
-        return self.norm(x), keys_values
+        each = lambda *qkv: (attend(*qkv), keep(*qkv))  # noqa: E731
+        x, kept = self.layers(x, angles, each, each=())
+        return self.norm(x), kept
+
+    def guided_heads(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, guide: GuideConfig
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """As `hidden`, and the guided heads' queries and keys: two [G, B, S, H] of G layers."""
+        head, group = guide.head, self.config.heads // self.config.kv_heads
+        keep = lambda q, k, v: (q[:, :, head], k[:, :, head // group])  # noqa: E731
+        hidden, heads = self.hidden_and_kept(tokens, positions, segments, keep)
+        chosen = (x[np.array(guide.layers)] for x in heads)
+        return hidden, tuple(constrain(x, None, "batch", "length", "head_dim") for x in chosen)
 
     def _attend(self, tokens: jax.Array, segments: jax.Array | None) -> Callable:
         """(q, k, v) -> the attention's result, within segments [B, S], as configured."""

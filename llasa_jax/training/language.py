@@ -1,4 +1,7 @@
-"""What `llasa train` minimises: next-token cross-entropy on START, codes and END."""
+"""What `llasa train` minimises: next-token cross-entropy on START, codes and END.
+
+Beside it, while a run with `guide` is young, how far one head's attention is from the diagonal.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, DecoderRun
+from llasa_jax.lm.guide import guide_loss
 from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
@@ -49,8 +53,16 @@ def language_objective(
         return params
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        found = batch_loss(params, batch)
-        return found.mean, {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
+        found, guide = batch_loss(params, batch)
+        metrics = {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
+        if guide is None:
+            return found.mean, metrics
+        return found.mean + params["guide"] * guide, metrics | {"guide": guide}
+
+    def scheduled(progress: jax.Array) -> dict:
+        if run.guide is None:
+            return {}
+        return {"guide": run.guide.weight * jnp.maximum(1 - progress / run.guide.until, 0)}
 
     def working(params: dict) -> dict:
         """The layers' matrices as products take them; norms stay, and so does the table, whose
@@ -67,6 +79,7 @@ def language_objective(
         axes,
         rows=("batch", "length"),
         frozen=frozen,
+        scheduled=scheduled,
         weight=lambda batch: batch["weights"].sum(),
         working=working,
         work=lambda batch: row_work(run.lm, batch),
@@ -114,7 +127,8 @@ def validation_nats(
     Args:
         place: lays this process's rows of a batch where the parameters are.
     """
-    nats = jax.jit(_batch_loss(run, z_loss=0.0))
+    batch_loss = _batch_loss(run, z_loss=0.0)
+    nats = jax.jit(lambda params, batch: batch_loss(params, batch)[0])
 
     def validate(params: dict, step: int) -> dict:
         parts = [nats(params, place(batches[i])) for i in range(len(batches))]
@@ -123,13 +137,31 @@ def validation_nats(
     return validate
 
 
-def _batch_loss(run: DecoderRun, z_loss: float) -> Callable[[dict, dict], Loss]:
+def _batch_loss(
+    run: DecoderRun, z_loss: float
+) -> Callable[[dict, dict], tuple[Loss, jax.Array | None]]:
+    """(params, batch) -> the cross-entropy, and the guide's loss where "guide" is in params."""
     graphdef, _ = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
 
-    def batch_loss(params: dict, batch: dict) -> Loss:
-        model = nn.merge(graphdef, whole(params))
-        return chunked_cross_entropy(
-            model.hidden(batch["tokens"], batch["positions"], batch["segments"]),
+    def batch_loss(params: dict, batch: dict) -> tuple[Loss, jax.Array | None]:
+        model = nn.merge(graphdef, whole({k: v for k, v in params.items() if k != "guide"}))
+        tokens, segments = batch["tokens"], batch["segments"]
+        guide = None
+        if "guide" in params:
+            hidden, heads = model.guided_heads(tokens, batch["positions"], segments, run.guide)
+            guide = guide_loss(
+                *heads,
+                tokens,
+                segments,
+                batch["weights"],
+                text_vocab=run.lm.text_vocab,
+                sigma=run.guide.sigma,
+                unseen=run.lm.unseen,
+            )
+        else:
+            hidden = model.hidden(tokens, batch["positions"], segments)
+        found = chunked_cross_entropy(
+            hidden,
             model.head_table(),
             batch["targets"],
             batch["weights"],
@@ -139,5 +171,6 @@ def _batch_loss(run: DecoderRun, z_loss: float) -> Callable[[dict, dict], Loss]:
             accumulate=run.loss_accumulate,
             neighbours=run.loss_neighbours,
         )
+        return found, guide
 
     return batch_loss

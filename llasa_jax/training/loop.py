@@ -60,11 +60,12 @@ class Objective:
     Attributes:
         init: key -> parameters, a nested dict.
         loss: (parameters, batch, key) -> (loss, metrics). The parameters are those of `init`, of
-            `frozen` and of the rival, side by side.
+            `frozen`, of the rival and, in training, `scheduled`, side by side.
         axes: logical axes of the parameters, frozen ones too (`nn.logical_axes`); without them each
             parameter is whole on every device.
         rows: logical axes of a batch's arrays, which are whole along the rest.
         frozen: parameters that are not trained; their shapes are enough to compile a step.
+        scheduled: share of the run that is done -> what the loss takes that depends on it.
         rival: who learns to make the loss larger.
         working: parameters -> those that the loss computes with, some in a smaller dtype. Gradients
             are taken of these: half of the memory until the optimizer has them, and nothing lost,
@@ -81,6 +82,7 @@ class Objective:
     axes: dict | None = None
     rows: tuple[str, ...] = ("batch",)
     frozen: dict = field(default_factory=dict)
+    scheduled: Callable[[jax.Array], dict] = lambda progress: {}
     rival: Rival | None = None
     working: Callable[[dict], dict] = lambda params: params
     weight: Callable[[dict], jax.Array] = lambda batch: jnp.ones(())
@@ -360,7 +362,8 @@ def train_step(
 
     def loss_fn(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
         others = {rival.name: params["rival"]} if "rival" in params else {}
-        return objective.loss(params["model"] | frozen | others, batch, key)
+        given = frozen | others | objective.scheduled(step / steps)
+        return objective.loss(params["model"] | given, batch, key)
 
     def working(params: dict) -> dict:
         return params | {"model": objective.working(params["model"])}

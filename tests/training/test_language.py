@@ -8,6 +8,7 @@ import pytest
 from llasa_jax.config import (
     DecoderConfig,
     DecoderRun,
+    GuideConfig,
     LoraConfig,
     OptimizerConfig,
     TrainConfig,
@@ -157,3 +158,58 @@ def test_gradients_of_products_in_bfloat16_lose_nothing(params):
     for one, other in zip(jax.tree.leaves(inside), jax.tree.leaves(outside), strict=True):
         assert one.dtype == other.dtype == np.float32
         np.testing.assert_array_equal(one, other)
+
+
+GUIDED = replace(RUN, guide=GuideConfig(layers=(1,), head=1, weight=0.5, until=0.8))
+
+
+def spoken(seed):
+    """Three letters, then seven codes, between the template's tags."""
+    rng = np.random.default_rng(seed)
+    text, codes = rng.integers(0, 20, 3), rng.integers(28, 40, 7)
+    ids = np.concatenate([[22], text, [23, 24], codes, [25]]).astype(np.int32)
+    return ids, np.arange(len(ids)) >= 6
+
+
+def test_a_guide_adds_its_share_of_the_loss_and_no_parameter(objective, params):
+    guided = language_objective(GUIDED, (4, 3))
+    assert objective.scheduled(0.5) == {}
+    weights = [guided.scheduled(progress)["guide"] for progress in (0.0, 0.4, 0.9)]
+    np.testing.assert_allclose(weights, [0.5, 0.25, 0.0])
+    key, batch = jax.random.key(0), collate([row(spoken(0)), row(spoken(1))], ROW)
+    plain, _ = jax.jit(objective.loss)(params, batch, key)
+    loss, found = jax.jit(guided.loss)(params | guided.scheduled(0.4), batch, key)
+    np.testing.assert_allclose(loss, plain + 0.25 * found["guide"], rtol=1e-5)
+    np.testing.assert_allclose(found["nats"], plain, rtol=1e-5)
+    shapes = [jax.eval_shape(one.init, key) for one in (objective, guided)]
+    assert shapes[0] == shapes[1]
+    assert found["guide"] > 0.1
+
+
+def test_a_guide_moves_its_head_and_what_comes_before(params):
+    guided = language_objective(GUIDED, (4, 3))
+    batch = collate([row(spoken(0)), row(spoken(1))], ROW)
+
+    @jax.jit
+    @jax.grad
+    def slopes(params, weight):
+        return guided.loss(params | {"guide": weight}, batch, jax.random.key(0))[0]
+
+    by_guide = jax.tree.map(np.subtract, slopes(params, 1.0), slopes(params, 0.0))
+    attention = by_guide["layers"]["layers"]["attention"]
+    share = np.abs(attention["q"]).max((0, 1, 3)), np.abs(attention["q"]).max((1, 2, 3))
+    assert share[1].min() > 1e-3  # of both layers
+    np.testing.assert_allclose(attention["q"][1, :, 0], 0, atol=1e-5)  # the other head of layer 1
+    assert np.abs(attention["q"][1, :, 1]).max() > 1e-3
+    np.testing.assert_allclose(attention["out"][1], 0, atol=1e-5)  # which comes after
+    np.testing.assert_allclose(by_guide["norm"]["scale"], 0, atol=1e-5)
+
+
+def test_a_guided_head_learns_the_diagonal(params, tmp_path):
+    def batch(step):
+        return collate([row(spoken(2 * step)), row(spoken(2 * step + 1))], ROW)
+
+    start = jax.tree.map(lambda leaf: leaf / 4, params)
+    guided = replace(language_objective(GUIDED, (4, 3)), init=lambda key: start)
+    fitted = fit(guided, by_step(batch), RUN.train, tmp_path, seed=0)
+    assert fitted.curve[-1]["guide"] < 0.6 * fitted.curve[0]["guide"]
