@@ -14,7 +14,7 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, DecoderRun
-from llasa_jax.lm.guide import guide_loss
+from llasa_jax.lm.guide import exchange_texts, guide_loss
 from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
@@ -124,15 +124,31 @@ def validation_nats(
 ) -> Callable[[dict, int], dict]:
     """(params, step) -> {"nats": mean over every learned token of `batches`}.
 
+    Of a run with `guide` also "text": the nats that other texts cost (`guide.exchange_texts`),
+    which stay near 0 until the model reads.
+
     Args:
         place: lays this process's rows of a batch where the parameters are.
     """
     batch_loss = _batch_loss(run, z_loss=0.0)
-    nats = jax.jit(lambda params, batch: batch_loss(params, batch)[0])
+
+    @jax.jit
+    def nats(params: dict, batch: dict) -> Loss:
+        return batch_loss(params, batch)[0]
+
+    @jax.jit
+    def astray(params: dict, batch: dict) -> Loss:
+        return nats(params, batch | {"tokens": exchange_texts(batch["tokens"], run.lm.text_vocab)})
+
+    def mean(loss: Callable[[dict, dict], Loss], params: dict) -> jax.Array:
+        parts = [loss(params, place(batches[i])) for i in range(len(batches))]
+        return sum(part.nats for part in parts) / sum(part.weight for part in parts)
 
     def validate(params: dict, step: int) -> dict:
-        parts = [nats(params, place(batches[i])) for i in range(len(batches))]
-        return {"nats": sum(part.nats for part in parts) / sum(part.weight for part in parts)}
+        found = {"nats": mean(nats, params)}
+        if run.guide is not None:
+            found["text"] = mean(astray, params) - found["nats"]
+        return found
 
     return validate
 

@@ -7,7 +7,7 @@ from llasa_jax.config import DecoderConfig, DecoderRun, GuideConfig
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
 from llasa_jax.errors import UserError
-from llasa_jax.lm.guide import SPEECH, TEXT, guide_loss, kinds
+from llasa_jax.lm.guide import SPEECH, TEXT, exchange_texts, guide_loss, kinds
 from llasa_jax.lm.vocabulary import nano_vocabulary
 
 CODES, SIGMA = 12, 0.15
@@ -123,3 +123,12 @@ def test_rows_without_speech_are_not_guided():
 def test_a_guide_of_heads_that_are_not_there_is_refused():
     with pytest.raises(UserError, match="2 layers of 4 heads"):
         DecoderRun(lm=DecoderConfig(layers=2, heads=4), guide=GuideConfig(layers=(2,)))
+
+
+def test_exchanged_texts_keep_their_places():
+    batch = packed(*EXAMPLES)
+    kind = np.asarray(kinds(batch["tokens"], VOCABULARY.text_vocab))
+    found = np.asarray(exchange_texts(batch["tokens"], VOCABULARY.text_vocab))
+    letters = batch["tokens"][kind == TEXT]
+    np.testing.assert_array_equal(found[kind == TEXT], np.roll(letters, -(len(letters) // 2)))
+    np.testing.assert_array_equal(found[kind != TEXT], batch["tokens"][kind != TEXT])

@@ -21,6 +21,7 @@ if TWO:
 from llasa_jax.config import (  # noqa: E402
     DecoderConfig,
     DecoderRun,
+    GuideConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
@@ -55,6 +56,7 @@ RUN = DecoderRun(
     loss_chunk=8,
     loss_neighbours=2,
     z_loss=1e-3,
+    guide=GuideConfig(layers=(1,), head=2),
 )
 MESHES = {
     "one": MeshConfig(),

@@ -16,6 +16,7 @@ from llasa_jax.config import (
 from llasa_jax.data.batches import by_step
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
+from llasa_jax.lm.guide import exchange_texts
 from llasa_jax.training.language import (
     code_rows,
     language_objective,
@@ -213,3 +214,17 @@ def test_a_guided_head_learns_the_diagonal(params, tmp_path):
     guided = replace(language_objective(GUIDED, (4, 3)), init=lambda key: start)
     fitted = fit(guided, by_step(batch), RUN.train, tmp_path, seed=0)
     assert fitted.curve[-1]["guide"] < 0.6 * fitted.curve[0]["guide"]
+
+
+def test_a_guided_run_validates_what_the_text_is_worth(params):
+    batch = collate([row(spoken(0)), row(spoken(1))], ROW)
+    batches = grain.MapDataset.source([batch])
+    found = validation_nats(GUIDED, batches, lambda batch: batch)(params, 0)
+    tokens = exchange_texts(batch["tokens"], RUN.lm.text_vocab)
+    assert (tokens != batch["tokens"]).any()
+    true, other = (
+        validation_nats(RUN, grain.MapDataset.source([one]), lambda batch: batch)(params, 0)
+        for one in (batch, batch | {"tokens": np.asarray(tokens)})
+    )
+    assert list(true) == ["nats"] and found["nats"] == true["nats"]
+    np.testing.assert_allclose(found["text"], other["nats"] - true["nats"], atol=1e-5)
