@@ -7,7 +7,7 @@
 4 layers of 256, grouped-query attention, tied embeddings, the built-in byte tokenizer (267 ids), 8
 tags and 4,096 codes at 25 a second: 4.3 M parameters, 8 MiB in bfloat16. Three of five rows are
 text to speech, the others speech to text. Steps of 4 rows of 512: 2,048 tokens, 5e10 FLOPs in the
-model and 1.5e10 in Muon's orthogonalisation. 24,000 of them are 49 M tokens; at 2,300 tokens/s, an
+model and 1.1e10 in Muon's orthogonalisation. 24,000 of them are 49 M tokens; at 2,300 tokens/s, an
 estimate for 2 cores alone, 6 hours. Nobody has run it yet.
 
 One head of the second layer is guided along the diagonal between text and speech (`lm.guide`) while
