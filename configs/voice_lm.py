@@ -11,8 +11,8 @@ model and 1.1e10 in Muon's orthogonalisation. 24,000 of them are 49 M tokens; at
 estimate for 2 cores alone, 6 hours. Nobody has run it yet.
 
 One head of the second layer is guided along the diagonal between text and speech (`lm.guide`) while
-the run's first quarter lasts. In a smaller trial the text was worth 0.33 nats a code after 0.7 M
-tokens with it, and 0.09 without (docs/language-model.md).
+the run's first quarter lasts. In a smaller trial the text was worth 0.41 nats a code after 0.8 M
+tokens with it, and 0.13 without (docs/language-model.md).
 """
 
 from llasa_jax.config import (
