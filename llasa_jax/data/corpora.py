@@ -13,21 +13,22 @@ from llasa_jax.data.debian import default_cache
 from llasa_jax.data.parquet import ParquetCorpus
 from llasa_jax.data.recordings import COLLECTIONS, AsteriskCorpus, CollectedCorpus, FilletsCorpus
 from llasa_jax.data.store import WaveStore
-from llasa_jax.data.synthetic import FliteCorpus
+from llasa_jax.data.synthetic import FliteCorpus, FliteEnglish
 from llasa_jax.data.tars import TarCorpus
 from llasa_jax.data.tfds import PUBLISHED, TfdsCorpus, named_dataset
 from llasa_jax.data.utterance import Corpus, Utterance, files_version, split_of
 from llasa_jax.errors import UserError
 
 _SINGLE = (
-    "quickstart-synthetic",
+    FliteCorpus.name,
     *(f"asterisk-{language}" for language in AsteriskCorpus.SPEAKERS),
     "fillets-nl",
     "fillets-cs",
     *COLLECTIONS,
 )
 MIXTURES = {"nano": _SINGLE}  # all speech that can be reached
-NAMES = (*_SINGLE, *MIXTURES, *PUBLISHED)
+_SPOKEN = {kind.name: kind for kind in (FliteCorpus, FliteEnglish)}
+NAMES = (*_SINGLE, FliteEnglish.name, *MIXTURES, *PUBLISHED)
 OWN_LICENCE = "the user's own"
 _SUFFIXES = (".wav", ".flac")
 _MAX_TEXT_BYTES = 64 * 1024
@@ -55,8 +56,8 @@ def named_corpus(
       UserError: an unknown name, an empty folder, or a corpus that cannot be fetched.
     """
     cache = cache or default_cache()
-    if name == "quickstart-synthetic":
-        return FliteCorpus(cache, minutes, seed)
+    if name in _SPOKEN:
+        return _SPOKEN[name](cache, minutes, seed)
     if name in MIXTURES:
         parts = MIXTURES[name]
         return Mixture(name, [named_corpus(part, cache, minutes, seed) for part in parts])

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from llasa_jax.audio.io import write_audio
+from llasa_jax.data import flite as flite_module
 from llasa_jax.data import synthetic
-from llasa_jax.data.synthetic import VOICES, FliteCorpus, read_glosses
+from llasa_jax.data.synthetic import (
+    VOICES,
+    FliteCorpus,
+    FliteEnglish,
+    read_glosses,
+    read_sentences,
+)
 from llasa_jax.data.utterance import split_of
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.text import normalise
@@ -34,11 +41,11 @@ def flite(tmp_path, monkeypatch):
     script = tools / "flite"
     script.write_text(
         f'#!/bin/sh\n[ "$1" = -lv ] && echo "Voices available: {" ".join(VOICES)}" && exit\n'
-        f'echo "$2|$4" >> {tools}/calls; cp {tools}/$2.wav "$6"\n'
+        f'echo "$2|$4|$7 $8" >> {tools}/calls; cp {tools}/$2.wav "$6"\n'
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
-    monkeypatch.setattr(synthetic, "_BATCH", 8)
+    monkeypatch.setattr(flite_module, "_BATCH", 8)
     return tools
 
 
@@ -118,3 +125,38 @@ def test_the_real_voices(tmp_path):
     assert rate == 16_000 and 0.1 < np.abs(wave).max() <= 1 and len(utterances) > 4
     if shutil.which("flite") is None:
         assert (tmp_path / "debian/libflite1").is_dir()
+
+
+def test_sentences_are_read_as_they_are_spelled(tmp_path):
+    folder = write_wordnet(tmp_path, count=0)
+    good = ["a dog runs", "an old man's boat, well-known in Norway", "things that I saw"]
+    bad = ["a dog", "used by the BBC here", "weighs ten kg or so", "a letter in e.g. Greek",
+           "the letter B after it", "half a Mr. Smith", "word " * 18]  # fmt: skip
+    lines = [f"1 n 2 | {text}; more" for text in [*good, *bad]]
+    (folder / "data.noun").write_text("\n".join(lines))
+    assert read_sentences(folder) == good
+
+
+def test_pairs_keep_to_one_split_and_one_voice(tmp_path, flite):
+    write_wordnet(tmp_path)
+    corpus = FliteEnglish(tmp_path, minutes=8.0, seed=3)
+    utterances = corpus.utterances()
+    parts = [one.text.split(". ") for one in utterances]
+    assert {len(texts) for texts in parts} == {1, 2}
+    for one, texts in zip(utterances, parts, strict=True):
+        assert {split_of("", text) for text in texts} == {one.split}
+    spoken = [text for texts in parts for text in texts]
+    assert len(set(spoken)) == len(spoken)
+    assert {one.speaker for one in utterances} == {f"flite-{i.name}" for i in corpus.identities}
+    assert corpus.utterances() == utterances
+
+
+def test_another_identity_is_a_voice_spoken_slower_and_played_faster(tmp_path, flite):
+    write_wordnet(tmp_path)
+    corpus = FliteEnglish(tmp_path, minutes=2.0)
+    other = next(i for i in corpus.identities if i.scale != 1)
+    chosen = [one for one in corpus.utterances() if one.speaker == f"flite-{other.name}"]
+    wave, rate = corpus.read(chosen[0])
+    assert rate == 16_000 and len(wave) == pytest.approx(68_000 / other.scale, abs=2)
+    calls = [line for line in (flite / "calls").read_text().splitlines() if chosen[0].text in line]
+    assert calls == [f"{other.voice}|{chosen[0].text}|--setf duration_stretch={other.scale:g}"]
