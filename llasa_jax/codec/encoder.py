@@ -14,7 +14,7 @@ from llasa_jax.parallel.mesh import by_rows
 
 
 class SpectralEncoder(nnx.Module):
-    """Log-mel frames at twice the code rate, stacked in pairs, through X-Codec2's backbone.
+    """Log-mel frames, those of a code stacked, through X-Codec2's backbone.
 
     All its work is at the code rate, where X-Codec2's own time-domain encoder works at the sample
     rate: this one trains on a CPU.
@@ -22,10 +22,11 @@ class SpectralEncoder(nnx.Module):
 
     def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs):
         self.rate, self.hop, self.bins = config.sample_rate, config.hop, config.spectral.mel_bins
+        self.frames = config.spectral.frames
         self.dtype = config.compute_dtype
         transformer = config.spectral.transformer
         dim = transformer.dim
-        self.embed = nn.Conv1d(2 * self.bins, dim, 3, (None, "embed"), rngs=rngs)
+        self.embed = nn.Conv1d(self.frames * self.bins, dim, 3, (None, "embed"), rngs=rngs)
         groups, scan = config.norm_groups, config.scan_layers
         self.backbone = Backbone(transformer, groups, scan, rngs=rngs)
 
@@ -34,8 +35,9 @@ class SpectralEncoder(nnx.Module):
         # Zeros at both ends and past an item's: its last frame sees the same alone and padded.
         wave = jnp.where(jnp.repeat(mask, self.hop, 1) > 0, wave, 0)
         edged = jnp.pad(wave, ((0, 0), (self.hop, self.hop)))
-        shape = dict(window=2 * self.hop, hop=self.hop // 2, bins=self.bins)
+        step, (batch, time) = self.hop // self.frames, mask.shape
+        shape = dict(window=4 * step, hop=step, bins=self.bins)
         mel = by_rows(partial(log_mel, rate=self.rate, **shape), edged)
-        batch, frames = mask.shape
-        mel = (mel[:, 2 : 2 + 2 * frames].reshape(batch, frames, -1) + 5.0) / 4.0
+        mel = mel[:, self.frames : (1 + time) * self.frames].reshape(batch, time, -1)
+        mel = (mel + 5.0) / 4.0
         return self.backbone(self.embed((mel * mask[..., None]).astype(self.dtype)), mask)

@@ -18,7 +18,7 @@ from llasa_jax.codec.recogniser import RecogniserEncoder
 from llasa_jax.config import SemanticConfig
 from llasa_jax.errors import UserError
 
-FRAME_RATE = 50  # features a second of either kind
+RATES = {"wav2vec2-bert": (50,), "recogniser": (50, 25)}  # hops a second that each can serve
 
 
 class SemanticAdapter(nnx.Module):
@@ -50,7 +50,7 @@ class SemanticBranch(nnx.Module):
     """Features of wave [B, T * hop], one a hop: frozen model, then adapter.
 
     Args:
-        sample_rate, hop: the codec's; 50 hops a second.
+        sample_rate, hop: the codec's; 50 hops a second, or 25 with a recogniser.
         scan: whether layers are scanned (compiled once) or unrolled.
         dtype: what the frozen model computes in; its filter banks are always float32.
 
@@ -69,10 +69,11 @@ class SemanticBranch(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config, self.sample_rate, self.hop, self.dtype = config, sample_rate, hop, dtype
-        if hop * FRAME_RATE != sample_rate:
+        if sample_rate not in [hop * rate for rate in RATES[config.kind]]:
+            rate = RATES[config.kind][0]
             raise UserError(
-                f"codec.semantic: {config.kind} has {FRAME_RATE} features a second, the codec "
-                f"{sample_rate / hop:g}; set codec.hop to {sample_rate / FRAME_RATE:g}"
+                f"codec.semantic: {config.kind} has {rate} features a second, the codec "
+                f"{sample_rate / hop:g}; set codec.hop to {sample_rate / rate:g}"
             )
         if config.kind == "recogniser":
             if config.recogniser.sample_rate != sample_rate:
@@ -103,8 +104,11 @@ class SemanticBranch(nnx.Module):
         if config.kind == "recogniser":
             lengths = mask.sum(1).astype(jnp.int32) * self.hop
             features, _ = self.model.features(wave, lengths)
-            # Of the frames every 40 ms, the one nearest to each hop's middle.
-            features = features[:, (jnp.arange(mask.shape[1]) + 1) // 2]
+            hops = jnp.arange(mask.shape[1])
+            if self.hop * 25 == self.sample_rate:  # frames stand at both ends of each hop
+                features = (features[:, hops] + features[:, hops + 1]) / 2
+            else:  # of the frames every 40 ms, the one nearest to each hop's middle
+                features = features[:, (hops + 1) // 2]
             valid = mask
         else:
             banks, valid = stacked_fbank(

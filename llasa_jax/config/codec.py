@@ -25,10 +25,17 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """The small acoustic encoder: log-mel frames through the decoder's kind of backbone."""
+    """The small acoustic encoder: log-mel frames through the decoder's kind of backbone.
+
+    `frames` of them, with windows of four of their hops, make one code.
+    """
 
     mel_bins: int = 100
     transformer: TransformerConfig = TransformerConfig()
+    frames: int = 2
+
+    def __post_init__(self):
+        require(min(self.mel_bins, self.frames) > 0, "codec.spectral: sizes must be positive")
 
     @property
     def dim(self) -> int:
@@ -90,7 +97,8 @@ class CodecConfig:
 
     `levels` are the FSQ levels, one a dimension: their product is the codebook's size. The encoder
     is `spectral` or `conv`, with a `semantic` branch or none. `sample_rate` and `hop` are the
-    encoder's; the decoder may write at another `output_rate` (NeuCodec: 24 kHz of 16 kHz).
+    encoder's; the decoder may write at another `output_rate` (NeuCodec: 24 kHz of 16 kHz). Its head
+    gives `istft_frames` frames a code: with few codes a second, one alone would smear 4 hops.
 
     A `causal` decoder looks at no later frame and at most `window` earlier ones a layer: it can
     stream. Its norms are over each frame alone.
@@ -104,6 +112,7 @@ class CodecConfig:
     conv: ConvConfig | None = None
     semantic: SemanticConfig | None = None
     decoder: TransformerConfig = TransformerConfig()
+    istft_frames: int = 1
     causal: bool = False
     window: int = 64
     norm_groups: int = 32
@@ -115,7 +124,8 @@ class CodecConfig:
         require(len(self.levels) > 0 and min(self.levels) >= 3, "codec.levels: at least 3 each")
         require(self.codebook_size <= 1 << 20, "codec.levels: over 2^20 codes")
         sizes = (self.sample_rate, self.hop, self.output_rate, self.norm_groups, self.window)
-        require(min(sizes) > 0, "codec: rates, hop, window and groups must be positive")
+        positive = min(*sizes, self.istft_frames) > 0
+        require(positive, "codec: rates, hop, window, groups and frames must be positive")
         one = (self.spectral is None) != (self.conv is None)
         require(one, "codec: needs one acoustic encoder, `spectral` or `conv`")
         if self.conv is not None:
@@ -124,12 +134,22 @@ class CodecConfig:
         require(self.hop % 2 == 0, f"codec.hop: {self.hop} must be even")
         whole = self.hop * self.output_rate % self.sample_rate == 0 and self.output_hop % 2 == 0
         require(whole, f"codec.output_rate: {self.output_rate} gives no even number a hop")
+        for name, frames, hop in self._frames():
+            ok = hop % frames == 0 and hop // frames % 2 == 0
+            require(ok, f"codec.{name}: {frames} frames of an even number of samples make no {hop}")
         parts = {"decoder": self.decoder}
         if self.spectral is not None:
             parts["spectral.transformer"] = self.spectral.transformer
         for name, part in parts.items():
             ok = part.dim % self.norm_groups == 0
             require(ok, f"codec.{name}.dim: {part.dim} over {self.norm_groups} norm groups")
+
+    def _frames(self) -> list[tuple[str, int, int]]:
+        """Settings of frames a code, with the samples that these divide."""
+        found = [("istft_frames", self.istft_frames, self.output_hop)]
+        if self.spectral is not None:
+            found.append(("spectral.frames", self.spectral.frames, self.hop))
+        return found
 
     @property
     def output_hop(self) -> int:

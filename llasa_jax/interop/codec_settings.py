@@ -245,6 +245,7 @@ def _require_fit(layout: Layout, config: CodecConfig) -> None:
     fit(semantic is not None, "a codec without a semantic branch")
     fit(semantic.kind == "wav2vec2-bert", f"a semantic branch of kind {semantic.kind}")
     fit(not config.causal, "a causal decoder")
+    fit(config.istft_frames == 1, f"{config.istft_frames} ISTFT frames a code")
     fit(config.norm_groups == GROUPS, f"{config.norm_groups} norm groups")
     edge, same_rate = config.hop // 2, config.output_rate == config.sample_rate
     if layout == "transformers":

@@ -11,10 +11,14 @@ from llasa_jax.codec.decoder import Decoder
 WINDOW, FRAMES = 2, 44
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["whole", "causal"])
+CASES = {"whole": (False, 1), "causal": (True, 1), "three frames a code": (True, 3)}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def made(request, tiny, fill):
     """A decoder alone, at half as high a rate again: configuration, definition, parameters."""
-    config = replace(tiny[0], causal=request.param, window=WINDOW, output_rate=2400)
+    causal, frames = request.param
+    config = replace(tiny[0], causal=causal, window=WINDOW, output_rate=2400, istft_frames=frames)
     graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     return config, graphdef, fill(config)["decoder"]
 
@@ -28,6 +32,7 @@ def test_a_causal_decoder_sees_exactly_its_contexts(made):
     config, graphdef, params = made
     (left, right), hop = nn.merge(graphdef, params).reach, config.output_hop
     at = 6 + 16 + 2 * WINDOW + 2 + 5  # two layers
+    assert not config.causal or right == (1 if config.istft_frames == 3 else 2)
 
     @jax.jit
     @jax.grad

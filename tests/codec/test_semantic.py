@@ -164,6 +164,22 @@ def test_a_recognisers_features_are_those_nearest_in_time():
         np.testing.assert_array_equal(hidden[0, hop], features[0, nearest])
 
 
+def test_with_a_feature_at_both_ends_of_a_hop_it_gets_their_mean():
+    _, params = build(RECOGNISER)
+    graphdef, _ = nn.abstract(lambda rngs: SemanticBranch(RECOGNISER, RATE, 2 * HOP, rngs=rngs))
+    wave, mask = waves(12)
+
+    @jax.jit
+    def run(w):
+        branch = nn.merge(graphdef, params)
+        features, _ = branch.model.features(w, jnp.full(1, 12 * HOP))
+        return branch.hidden(w, mask[:, :6]), features
+
+    hidden, features = run(wave)
+    assert hidden.shape == (1, 6, 16) and features.shape == (1, 7, 16)
+    np.testing.assert_allclose(hidden, (features[:, :-1] + features[:, 1:]) / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("config", "rate", "hop", "message"),
     [
