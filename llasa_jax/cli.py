@@ -255,11 +255,15 @@ def _run_prepare(options) -> None:
 
 
 def _train(commands) -> None:
-    parser = _command(commands, "train", _run_train, "Train a language model on token rows.")
+    text = "Train a language model on token rows; or a verifier on a prepared corpus."
+    parser = _command(commands, "train", _run_train, text)
     _settings(parser)
-    help = "folder or gs:// address of token rows that `data prepare` wrote"
-    parser.add_argument("--tokens", required=True, help=help)
-    parser.add_argument("--model", type=Path, required=True, help="folder with the codec")
+    help = "of a language model: folder or gs:// address of token rows that `data prepare` wrote"
+    parser.add_argument("--tokens", default=None, help=help)
+    help = "of a recogniser or speaker encoder: prepared corpus"
+    parser.add_argument("--store", type=Path, default=None, help=help)
+    help = "folder with the codec; a verifier may make a new one (default: OUT/model)"
+    parser.add_argument("--model", type=Path, default=None, help=help)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     help = "model to begin with: a model folder, or a Llama in Hugging Face's layout, also of text"
     parser.add_argument("--init", type=Path, default=None, metavar="FOLDER", help=help)
@@ -267,15 +271,21 @@ def _train(commands) -> None:
 
 
 def _run_train(options) -> None:
-    from llasa_jax.config import DecoderRun, load_config
-    from llasa_jax.recipes.stages import model_folder, train_language
+    from llasa_jax.config import DecoderRun, RecogniserRun, SpeakerRun, load_config
+    from llasa_jax.recipes.stages import model_folder, train_language, train_verifier
     from llasa_jax.recipes.start import start
 
-    run = load_config(options.config, DecoderRun, options.set)
+    run = load_config(options.config, DecoderRun | RecogniserRun | SpeakerRun, options.set)
+    wanted, other = ("tokens", "store") if isinstance(run, DecoderRun) else ("store", "tokens")
+    if getattr(options, wanted) is None or getattr(options, other) is not None:
+        raise UserError(f"train {options.config}: is trained on --{wanted}, not on --{other}")
     start(run.train)
-    model = model_folder(options.model)
-    where = (options.tokens, options.out, model)
-    train_language(run, *where, seed=options.seed, init=options.init)
+    model = options.model or options.out / "model"
+    if isinstance(run, DecoderRun):
+        where = (options.tokens, options.out, model_folder(model))
+        train_language(run, *where, seed=options.seed, init=options.init)
+    else:
+        train_verifier(run, options.store, options.out, model, seed=options.seed)
 
 
 def _convert(commands) -> None:

@@ -93,7 +93,9 @@ def config_folder() -> Path:
     return carried if carried.is_dir() else package.parent / "configs"
 
 
-def load_config(name: str, kind: type, assignments: list[str] | None = None) -> Any:
+def load_config(
+    name: str, kind: type | types.UnionType, assignments: list[str] | None = None
+) -> Any:
     """The named run's configuration: `name` is a file, or a name in `configs/`.
 
     Raises:
@@ -115,5 +117,6 @@ def load_config(name: str, kind: type, assignments: list[str] | None = None) -> 
     except Exception as error:  # the file is code: anything may go wrong in it
         raise UserError(f"config {path}: {type(error).__name__}: {error}") from error
     ok = isinstance(config, kind)
-    require(ok, f"config {path}: is a {type(config).__name__}, this command takes {kind.__name__}")
+    kinds = " or ".join(one.__name__ for one in typing.get_args(kind) or (kind,))
+    require(ok, f"config {path}: is a {type(config).__name__}, this command takes {kinds}")
     return override(config, assignments or [])

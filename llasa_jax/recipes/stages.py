@@ -37,6 +37,7 @@ from llasa_jax.interop.bundle import load_part, part_hash, save_part
 from llasa_jax.lm.lora import join, merged
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
+from llasa_jax.metrics.text import normalise
 from llasa_jax.parallel.distributed import gather
 from llasa_jax.recipes.warm import starting_parameters
 from llasa_jax.training.codec import codec_objective, codec_validation, whole
@@ -247,7 +248,7 @@ def train_recogniser(
 
     Its alphabet is that of the training texts. Returns its held-out error rates.
     """
-    alphabet = alphabet_of([store.utterances[i].text for i in train])
+    alphabet = alphabet_of([normalise(store.utterances[i].text) for i in train])
     config = replace(run.recogniser, alphabet=alphabet, sample_rate=store.rate)
     run = replace(run, recogniser=config)
     batches = transcribed(store, train, run.train.batch, run.max_seconds, alphabet, seed)
@@ -258,6 +259,18 @@ def train_recogniser(
     found = {"cer": last["valid_cer"], "wer": last["valid_wer"], "steps": fitted.steps}
     save_part(model, name, config, fitted.params, found)
     return found
+
+
+def train_verifier(
+    run: RecogniserRun | SpeakerRun, store: Path, folder: Path, model: Path, *, seed: int
+) -> dict:
+    """Trains a verifier on all that a store has for it, in a sub-folder of `folder`."""
+    waves = WaveStore.open(store)
+    if isinstance(run, SpeakerRun):
+        return train_speaker(run, waves, folder / "speaker", model, seed=seed)
+    train, valid = (waves.select(split=split, with_text=True) for split in ("train", "valid"))
+    place, name = folder / "recogniser", "recogniser"
+    return train_recogniser(run, waves, place, model, name, train=train, valid=valid, seed=seed)
 
 
 def load_recogniser(model: Path, name: str) -> tuple[RecogniserConfig, dict]:
