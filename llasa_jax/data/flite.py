@@ -59,7 +59,8 @@ class Flite:
         ):
             for start in range(0, len(takes), _BATCH):
                 batch = takes[start : start + _BATCH]
-                for take, length in zip(batch, pool.map(self._speak, batch), strict=True):
+                lengths = pool.map(self._speak, batch)
+                for take, length in zip(batch, lengths, strict=True):
                     if done >= seconds:
                         return chosen
                     chosen.append(take)
