@@ -80,8 +80,8 @@ class BatchCodec:
         if any(size == 0 or len(wave) == 0 for size, wave in zip(sizes, waves, strict=True)):
             raise UserError(f"encode: a wave is shorter than one frame of {hop} samples; leave it")
         codes = [np.zeros(size, np.int32) for size in sizes]
-        for windows, frames in self._buckets(sizes):
-            wave = np.zeros((self._rows(frames), (frames + lost) * hop), np.float32)
+        for windows, rows, frames in self._buckets(sizes):
+            wave = np.zeros((rows, (frames + lost) * hop), np.float32)
             mask = np.zeros((len(wave), frames + lost), np.float32)
             for row, (i, start, stop, _, _) in enumerate(windows):
                 end = len(waves[i]) if length != "training" else len(waves[i]) // hop * hop
@@ -108,8 +108,8 @@ class BatchCodec:
                 raise UserError(f"decode: needs at least one code, each in 0..{size - 1}")
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         short = [i for i, sequence in enumerate(codes) if len(sequence) <= LONGEST]
-        for windows, frames in self._buckets([len(codes[i]) for i in short]):
-            padded = np.zeros((self._rows(frames), frames), np.int32)
+        for windows, rows, frames in self._buckets([len(codes[i]) for i in short]):
+            padded = np.zeros((rows, frames), np.int32)
             mask = np.zeros(padded.shape, np.float32)
             for row, window in enumerate(windows):
                 padded[row, : window.stop] = codes[short[window.item]]
@@ -124,7 +124,7 @@ class BatchCodec:
         return waves
 
     def _run(self, program: Callable, *arrays: np.ndarray) -> np.ndarray:
-        """A program's result for arrays of `_rows` rows, each device with its own."""
+        """A program's result for arrays of which each device gets its own rows."""
         rows = NamedSharding(self._mesh, Rules().spec(("batch",)))
         with on_mesh(self._mesh):
             return np.asarray(program(*self._model, *jax.device_put(arrays, rows)))
@@ -133,17 +133,17 @@ class BatchCodec:
     def _long(self) -> StreamDecoder:
         return StreamDecoder(self.config, self.params, chunk=LONGEST - 2 * CONTEXT)
 
-    def _rows(self, frames: int) -> int:
-        return max(1, min(self.batch, ROWS // frames)) * self._mesh.size
-
-    def _buckets(self, sizes: Sequence[int]) -> Iterator[tuple[list[Window], int]]:
-        """Batches of windows of similar size, each with its padded number of frames."""
+    def _buckets(self, sizes: Sequence[int]) -> Iterator[tuple[list[Window], int, int]]:
+        """Batches of windows of similar size, each with its padded numbers of rows and frames."""
         windows = [window for item, size in enumerate(sizes) for window in cut(item, size)]
         windows.sort(key=lambda window: window.start - window.stop)  # the longest first
+        # Rows of a device: where there are few a power of two, so that few programs are compiled.
+        share = max(1, -(-len(windows) // self._mesh.size))
+        most = min(self.batch, 1 << (share - 1).bit_length())
         while windows:
             frames = _padded(windows[0].stop - windows[0].start)
-            rows = self._rows(frames)
-            yield windows[:rows], frames
+            rows = max(1, min(most, ROWS // frames)) * self._mesh.size
+            yield windows[:rows], rows, frames
             windows = windows[rows:]
 
 
