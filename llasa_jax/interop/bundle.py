@@ -21,12 +21,21 @@ from llasa_jax.config import from_dict, to_dict
 from llasa_jax.errors import UserError
 
 
-def save_part(folder: Path, name: str, config: Any, params: dict, about: dict | None = None) -> str:
+def save_part(
+    folder: Path,
+    name: str,
+    config: Any,
+    params: dict,
+    about: dict | None = None,
+    *,
+    half: bool = False,
+) -> str:
     """Writes `name.safetensors`, whole or not at all, and returns its hash.
 
     Args:
         config: the part's configuration, a dataclass of `llasa_jax.config`.
         about: anything JSON-able to keep with it (speaker embeddings' names, training figures).
+        half: float32 is written as float16, half the bytes; `load_part` gives float32 again.
     """
     part = {"kind": type(config).__name__, "config": to_dict(config), "about": about or {}}
     # One entry: safetensors writes several in any order, and equal parts must be equal files.
@@ -36,6 +45,8 @@ def save_part(folder: Path, name: str, config: Any, params: dict, about: dict | 
         folder.mkdir(parents=True, exist_ok=True)
         # safetensors writes a transposed view as if it were not one.
         tensors = jax.tree.map(lambda leaf: np.asarray(leaf, order="C"), jax.device_get(params))
+        if half:
+            tensors = jax.tree.map(lambda x: _cast(x, np.float32, np.float16), tensors)
         save_file(flatten(tensors), temporary, metadata)
         os.chmod(temporary, 0o644)  # safetensors makes it private
         os.replace(temporary, folder / f"{name}.safetensors")
@@ -65,7 +76,9 @@ def load_part(
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {
+                key: _cast(file.get_tensor(key), np.float16, np.float32) for key in file.keys()
+            }
         part = json.loads(metadata["part"])
         held, values, about = part["kind"], part["config"], part["about"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -88,6 +101,11 @@ def load_part(
         if not np.isfinite(tensors[key]).all():
             raise UserError(f"{path}: tensor {key} holds NaN or infinity; train it again")
     return config, unflatten(template, tensors), about
+
+
+def _cast(tensor: np.ndarray, of: type, to: type) -> np.ndarray:
+    """A tensor of type `of` as one of type `to`; any other as it is."""
+    return tensor.astype(to) if tensor.dtype == of else tensor
 
 
 def part_hash(folder: Path, name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from llasa_jax.errors import UserError
 
@@ -271,18 +271,48 @@ class Vocabulary:
         return np.array(self.tokenizer.encode(piece, add_special_tokens=False).ids, np.int32)
 
 
+# A text as English speech needs it: no case, no accents, stops and commas as the only signs.
+SPOKEN_ENGLISH = (
+    (r"[\u2018\u2019`]", "'"),
+    (r"[!?;:\u2026]", "."),
+    (r"[\u2013\u2014()\[\]{}/]", ","),
+    (r"&", " and "),
+    (r"[^a-z0-9',. -]", " "),
+    (r"\s+", " "),
+    (r" *,[ ,]*", ", "),
+    (r"[ ,.-]+$", ""),
+    (r"^[ ,.-]+", ""),
+)
+
+
+def english_vocabulary(codes: int) -> Vocabulary:
+    """As `nano_vocabulary`, for English alone: texts lose what cannot be heard before their bytes
+    are taken, and the instruction to transcribe is one token, too."""
+    rules = [normalizers.Replace(Regex(wrong), right) for wrong, right in SPOKEN_ENGLISH]
+    plain = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    return _byte_vocabulary(codes, (TRANSCRIBE,), normalizers.Sequence([*plain, *rules]))
+
+
 def nano_vocabulary(codes: int) -> Vocabulary:
     """Built-in vocabulary for small models: the ids 0 to 255 are the text's UTF-8 bytes.
 
     The constant phrases of the template are one token each, so that it costs 22 ids in place of
     about 170. A user's text is never encoded with them.
     """
+    return _byte_vocabulary(codes)
+
+
+def _byte_vocabulary(
+    codes: int, more: Sequence[str] = (), normalizer: normalizers.Normalizer | None = None
+) -> Vocabulary:
     letters = {letter: byte for byte, letter in enumerate(_byte_letters())}
     tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([BEGIN, END_OF_TEXT, HEADER, HEADER_END, EOT])
-    phrases = ("\n\n", SYSTEM, "system", "user", "assistant", INSTRUCTION)
+    phrases = ("\n\n", SYSTEM, "system", "user", "assistant", INSTRUCTION, *more)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return Vocabulary.extend(tokenizer, codes)
 

@@ -104,7 +104,7 @@ def _language(
     if layout == "llasa":
         _require_absent(out, "lm.safetensors")
     if folder is not None:
-        return load_language(folder)
+        return load_language(folder)[:3]
     wanted = codes
     if codes is None and (out / "codec.safetensors").is_file():
         wanted = codec_config(out).codebook_size

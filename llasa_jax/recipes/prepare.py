@@ -42,7 +42,7 @@ from llasa_jax.data.takes import Loaded, load_all, unusable
 from llasa_jax.data.utterance import Corpus, Split, Utterance
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import part_hash
-from llasa_jax.lm.vocabulary import Vocabulary, nano_vocabulary
+from llasa_jax.lm.vocabulary import Vocabulary, english_vocabulary, nano_vocabulary
 from llasa_jax.recipes.stages import codec_config, load_codec
 
 VERSION = 1
@@ -67,7 +67,8 @@ def prepare(
         out: a folder, or a bucket's address (gs://...).
         model: folder with the codec; the vocabulary goes there as well.
         tokenizer: a Hugging Face `tokenizer.json` or its folder, to which the speech ids are added;
-            None: the one that `model` has, else the built-in bytes.
+            "english": the built-in bytes of English as it is spoken; None: the one that `model`
+            has, else the built-in bytes.
         workers: processes on this host.
 
     Raises:
@@ -111,6 +112,8 @@ def settle_vocabulary(model: Path, tokenizer: Path | None) -> Vocabulary:
     kept = Vocabulary.load(model) if (model / "tokenizer.json").is_file() else None
     if tokenizer is None:
         found = kept or nano_vocabulary(codes)
+    elif str(tokenizer) == "english":
+        found = english_vocabulary(codes)
     else:
         found = Vocabulary.load(tokenizer, codes)
     if kept is not None and kept.hash != found.hash:

@@ -30,7 +30,6 @@ from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
 from llasa_jax.recipes import measure, stages
 from llasa_jax.recipes.memory import PeakMemory
 from llasa_jax.recipes.prepare import prepare
-from llasa_jax.recipes.voice import slowest
 
 MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
@@ -231,13 +230,7 @@ def make_tokens(run: Quickstart) -> dict:
         filter=FilterConfig(kind="synthetic" if run.english else ""),
         row=run.config("lm", DecoderRun).row,
     )
-    folder = run.out / "tokens"
-    made = prepare(data, folder, run.model)["folders"]["generation/train"]
-    encoded = read_codes(folder / "codes")
-    speakers = sorted({e.utterance.speaker for e in encoded})
-    learned = [e for e in encoded if e.utterance.split == "train"]
-    rate = slowest([len(e.codes) for e in learned], [e.utterance.text for e in learned])
-    stages.write_json(run.model / "voice.json", {"speakers": speakers, "max_codes": rate})
+    made = prepare(data, run.out / "tokens", run.model)["folders"]["generation/train"]
     names = ("rows", "examples", "ids", "learned", "used", "rejects")
     return {name: made[name] for name in names}
 

@@ -1,6 +1,5 @@
 """A model folder as something that speaks: its engine, its verifiers and its voices."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
+from llasa_jax.recipes.voices import NamedVoice, load_voices, recorded_voice
 from llasa_jax.search.engine import Engine
 from llasa_jax.search.record import search_record
 from llasa_jax.search.sampler import Sampler
@@ -36,22 +36,26 @@ class Voice:
 
     def __init__(self, model: Path, *, slots: int = 64):
         model = stages.model_folder(model)
-        config, params, vocabulary = stages.load_language(model)
+        config, params, vocabulary, about = stages.load_language(model)
         graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
         recogniser = stages.load_recogniser(model, "recogniser")
-        speaker_config, speaker_params, self.voices = stages.load_speaker(model)
+        speaker_config, speaker_params, means = stages.load_speaker(model)
         self.content = content_verifier(*recogniser, "content")
         self.speaker = speaker_verifier(speaker_config, speaker_params, "speaker")
-        about = json.loads((model / "voice.json").read_text())
-        self.spoken: list[str] = about["speakers"]
-        self.sampling, self.guards, self.slots = SamplerConfig(), guards(about), slots
-        sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
         codec = stages.load_codec(model)
         if codec.config.codebook_size != config.codes:
             raise UserError(
                 f"{model}: the codec has {codec.config.codebook_size} codes, the language model "
                 f"{config.codes}; they belong to different runs"
             )
+        learned = about.get("speakers", [])
+        self.voices = load_voices(model) or {
+            name: NamedVoice(name, means[name].tolist()) for name in learned if name in means
+        }
+        self.sampling = SamplerConfig()
+        self.guards = guards(codec.config.frame_rate, about.get("pace"))
+        self.slots = slots
+        sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
         self.engine = Engine(sampler, vocabulary, codec, [self.content, self.speaker], self.guards)
 
     @property
@@ -67,40 +71,65 @@ class Voice:
         Raises:
             UserError: if a text holds nothing to say or a speaker is unknown.
         """
+        voices = [self.named(speaker) for speaker in speakers]
         references = [
-            (self.content.reference(normalise(text), None), self.embedding(speaker))
-            for text, speaker in zip(texts, speakers, strict=True)
+            (
+                self.content.reference(normalise(text), None),
+                np.array(voice.embedding, np.float32),
+            )
+            for text, voice in zip(texts, voices, strict=True)
         ]
-        return self.engine.pools(texts, references, candidates=candidates, seed=seed)
+        prompts = [voice.prompt for voice in voices]
+        return self.engine.pools(
+            texts, references, candidates=candidates, seed=seed, prompts=prompts
+        )
 
-    def embedding(self, speaker: str) -> np.ndarray:
-        """The mean unit embedding of a voice, float32 [E]."""
-        if speaker not in self.voices:
-            raise UserError(f"voice {speaker!r}: unknown, there are: {', '.join(self.spoken)}")
-        return self.voices[speaker]
-
-
-def slowest(codes: Sequence[int], texts: Sequence[str]) -> float:
-    """Codes a character that one of a thousand utterances exceeds, of their numbers of codes."""
-    rates = [count / len(text.strip()) for count, text in zip(codes, texts, strict=True)]
-    return float(np.quantile(rates, 0.999))
+    def named(self, name: str) -> NamedVoice:
+        """The voice of that name; UserError without."""
+        if name not in self.voices:
+            known = ", ".join(self.voices)
+            raise UserError(f"voice {name!r}: unknown, there are: {known}; `llasa voices add`")
+        return self.voices[name]
 
 
-def guards(about: dict) -> GuardConfig:
-    """The guards of a voice: a take is cut where it is slower than the speech it learned from."""
-    usual = GuardConfig()
-    return replace(usual, max_codes=min(usual.max_codes, about.get("max_codes", np.inf)))
+def guards(frame_rate: float, pace: float | None) -> GuardConfig:
+    """The guards of a model: `GuardConfig`'s rates are of 50 codes a second.
+
+    Args:
+        frame_rate: codes a second.
+        pace: codes a character of the slowest speech it learned from; longer takes are cut.
+    """
+    usual, scale = GuardConfig(), frame_rate / 50
+    return replace(
+        usual,
+        min_codes=usual.min_codes * scale,
+        max_codes=min(usual.max_codes * scale, np.inf if pace is None else pace),
+        slack_codes=round(usual.slack_codes * scale),
+        loop_codes=round(usual.loop_codes * scale),
+    )
 
 
 def say(
-    text: str, *, model: Path, out: Path, candidates: int, voice: str | None, seed: int
+    text: str,
+    *,
+    model: Path,
+    out: Path,
+    candidates: int,
+    voice: str | None,
+    seed: int,
+    prompt_text: str | None = None,
+    consent: bool = False,
 ) -> dict:
     """Speaks `text` into the file `out` and returns the search's record.
 
     Draws `candidates` takes, scores them by content and by closeness to the voice, keeps the best.
 
+    Args:
+        voice: a name, or a recording, whose words are `prompt_text`, of somebody who gave
+            `consent`; None: the model's first.
+
     Raises:
-        UserError: if the text holds no letter or is too long, or the model cannot be used.
+        UserError: if the text holds no letter or is too long, or model or voice cannot be used.
     """
     check_text(text)
     if not 1 <= candidates <= MAX_CANDIDATES:
@@ -108,7 +137,14 @@ def say(
     if out.suffix.lower() not in (".wav", ".flac"):
         raise UserError(f"{out}: can write .wav and .flac")
     speaker = Voice(model, slots=candidates)
-    name = voice or speaker.spoken[0]
+    if voice is not None and Path(voice).is_file():
+        recorded = recorded_voice(
+            stages.model_folder(model), Path(voice), voice, prompt_text, consent
+        )
+        speaker.voices[voice] = recorded
+    elif prompt_text is not None:
+        raise UserError("--prompt-text: is of a recording, name its file with --voice")
+    name = voice or next(iter(speaker.voices), "")
     (pool,), seconds = speaker.pools([text], [name], candidates=candidates, seed=seed)
     place = best_of(pool, WEIGHTS)
     wave, rate = pool.waves[place], speaker.engine.rate

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,13 @@ from llasa_jax.search.strategies import Pool
 from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
 
 SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are scored: few programs
+
+
+class Prompt(NamedTuple):
+    """What was said before, as if by the same breath: its text and its codes int [T]."""
+
+    text: str
+    codes: np.ndarray
 
 
 class Engine:
@@ -45,16 +53,25 @@ class Engine:
         *,
         candidates: int,
         seed: int,
+        prompts: Sequence[Prompt | None] | None = None,
     ) -> tuple[list[Pool], float]:
         """A pool of takes for each text, and the seconds that it took.
 
         Args:
             references: for each text, what each verifier compares with (`Verifier.reference`).
+            prompts: the voice in which each text is spoken, if any. The wave is that of prompt and
+                take decoded together, and what belongs to the prompt is cut off.
         """
         start = time.monotonic()
         bounds = [code_bounds(text, self.guards) for text in texts]
+        prompts = [None] * len(texts) if prompts is None else prompts
         drawn = self.sampler(
-            [self.vocabulary.prompt(text) for text in texts],
+            [
+                self.vocabulary.prompt(text)
+                if before is None
+                else self.vocabulary.prompt(f"{before.text} {text}", before.codes)
+                for text, before in zip(texts, prompts, strict=True)
+            ],
             candidates=candidates,
             min_codes=[low for low, _ in bounds],
             max_codes=[high for _, high in bounds],
@@ -62,10 +79,20 @@ class Engine:
             retries=self.guards.retries,
             failed=lambda take: judge_codes(take, self.guards) != OK,
         )
-        waves = iter(self.codec.decode([take.codes for takes in drawn for take in takes]))
+        known = [np.zeros(0, np.int32) if one is None else one.codes for one in prompts]
+        waves = iter(
+            self.codec.decode(
+                [
+                    np.concatenate([before, take.codes])
+                    for before, takes in zip(known, drawn, strict=True)
+                    for take in takes
+                ]
+            )
+        )
         pools = []
-        for text, takes, targets in zip(texts, drawn, references, strict=True):
-            sounds = [next(waves) for _ in takes]
+        for text, takes, targets, before in zip(texts, drawn, references, known, strict=True):
+            cut = len(before) * self.codec.config.output_hop
+            sounds = [next(waves)[cut:] for _ in takes]
             statuses = [
                 judge_take(text, take, wave, self.rate, self.guards)
                 for take, wave in zip(takes, sounds, strict=True)

@@ -153,7 +153,7 @@ def test_adapters_are_trained_and_merged(place):
     words = [word for setting in few for word in ("--set", setting)]
     assert cli.main(command(place, "adapters", *words)) == 0
     run = load_config(str(place / "tiny.py"), DecoderRun)
-    config, params, _ = load_language(place / "model")
+    config, params, *_ = load_language(place / "model")
     given = starting_parameters(place / "given", run, nano_vocabulary(64))
     assert config == run.lm
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), params, given)

@@ -1,0 +1,32 @@
+"""What several commands share."""
+
+import argparse
+from typing import NoReturn
+
+from llasa_jax.errors import UserError
+
+MODEL = "model folder (default: the voice that the package carries)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is one line and exit status 2, as every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    return parser
+
+
+def seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+
+
+def settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a file, or the name of one in configs/")
+    help = "override a setting, e.g. train.steps=200; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=help)

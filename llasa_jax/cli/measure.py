@@ -1,0 +1,96 @@
+"""Measuring: `llasa eval`, `bench`."""
+
+import json
+from pathlib import Path
+
+from llasa_jax.cli.common import MODEL, command, seed
+
+
+def add_eval(commands) -> None:
+    evaluate = command(commands, "eval", None, "Measure what was trained, and its peers.")
+    parts = evaluate.add_subparsers(dest="part", required=True, metavar="PART")
+    text = "Score a codec, Opus and Codec2 on the same held-out recordings."
+    part = command(parts, "codec", _run_eval_codec, text)
+    help = "recordings, or folders of them, where there is no --store"
+    part.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help=help)
+    part.add_argument("--store", type=Path, default=None, help="prepared corpus")
+    part.add_argument("--model", type=Path, default=None, help=MODEL)
+    part.add_argument("--utterances", type=int, default=40, help="recordings to measure on (40)")
+    help = "folder for a page to read and listen to, its figures and eval.json"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    seed(part)
+
+
+def _run_eval_codec(options) -> None:
+    from rich.console import Console
+
+    from llasa_jax.evaluation.codec_report import console_table
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.recipes.eval_codec import eval_codec
+    from llasa_jax.recipes.stages import shipped_model
+
+    found = eval_codec(
+        options.model or shipped_model(),
+        store=options.store,
+        audio=options.audio,
+        utterances=options.utterances,
+        out=options.out,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json_bytes(found).decode(), end="")
+    else:
+        Console().print(console_table(found))
+
+
+def add_bench(commands) -> None:
+    bench = command(commands, "bench", None, "Time parts of the system against their peers.")
+    parts = bench.add_subparsers(dest="part", required=True, metavar="PART")
+    text = "The codec against transformers' Xcodec2Model: same weights, same waves, float32."
+    part = command(parts, "codec", _run_bench_codec, text)
+    help = "X-Codec2 as released, or a small one of the same kind (released)"
+    part.add_argument("--model-size", choices=("released", "nano"), default="released", help=help)
+    part.add_argument("--seconds", type=float, default=10.0, help="of each wave (10)")
+    part.add_argument("--batch", type=int, default=1, help="waves at once (1)")
+    part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    seed(part)
+    text = "The training step against transformers' Llama with PyTorch: same weights, same rows."
+    part = command(parts, "train", _run_bench_train, text)
+    help = "8 x 512 tokens on a CPU, or Llasa-1B with 4 x 2,048 in bfloat16 on a GPU (nano)"
+    part.add_argument("--model-size", choices=("nano", "1b"), default="nano", help=help)
+    part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    seed(part)
+    text = "The input pipeline alone: tokens a second, and whether its memory grows."
+    part = command(parts, "data", _run_bench_data, text)
+    help = "folder of token rows (default: rows of random ids are made)"
+    part.add_argument("--tokens", type=Path, default=None, help=help)
+    part.add_argument("--row", type=int, default=2048, help="positions of a made row (2048)")
+    part.add_argument("--batch", type=int, default=16, help="rows of a batch (16)")
+    part.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    seed(part)
+
+
+def _run_bench_data(options) -> None:
+    from llasa_jax.evaluation.bench_data import bench_data, lines
+
+    found = bench_data(options.tokens, options.row, options.batch, options.seconds, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
+
+
+def _run_bench_train(options) -> None:
+    from llasa_jax.evaluation.bench_train import bench_train, lines
+
+    found = bench_train(options.model_size, options.runs, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))
+
+
+def _run_bench_codec(options) -> None:
+    from llasa_jax.evaluation.bench_codec import bench_codec, lines
+
+    size, seconds, batch = options.model_size, options.seconds, options.batch
+    found = bench_codec(size, seconds, batch, options.runs, options.seed)
+    print(json.dumps(found, sort_keys=True) if options.json else lines(found))

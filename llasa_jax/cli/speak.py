@@ -1,0 +1,93 @@
+"""Speaking: `llasa quickstart`, `say`, `voices`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from llasa_jax.cli.common import MODEL, command, seed
+
+
+def add_quickstart(commands) -> None:
+    text = "Train a small codec and language model on real and synthetic speech, and report."
+    parser = command(commands, "quickstart", _run_quickstart, text)
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time for all of it (15)")
+    help = "a built-in corpus or a folder of recordings with texts (default: English)"
+    parser.add_argument("--corpus", default=None, help=help)
+    seed(parser)
+
+
+def _run_quickstart(options) -> None:
+    from llasa_jax.recipes.quickstart import quickstart
+
+    quickstart(options.out, options.minutes, options.corpus, options.seed)
+
+
+def add_say(commands) -> None:
+    parser = command(commands, "say", _run_say, "Speak a text into a file.")
+    parser.add_argument("text", help="what to say")
+    parser.add_argument("--model", type=Path, default=None, help=MODEL)
+    parser.add_argument("-o", "--out", type=Path, default=Path("out.wav"), help=".wav or .flac")
+    parser.add_argument("--candidates", type=int, default=4, help="takes to choose from (4)")
+    help = "one of `llasa voices list`, or a recording of 1 to 15 s (default: the model's first)"
+    parser.add_argument("--voice", default=None, metavar="NAME|FILE", help=help)
+    prompt(parser)
+    parser.add_argument("--json", action="store_true", help="print the search's record as JSON")
+    seed(parser)
+
+
+def prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt-text", default=None, metavar="TEXT", help="what a recording says")
+    help = "the speaker of the recording agrees to be spoken with"
+    parser.add_argument("--consent", action="store_true", help=help)
+
+
+def _run_say(options) -> None:
+    from llasa_jax.recipes.stages import shipped_model
+    from llasa_jax.recipes.voice import say
+
+    record = say(
+        options.text,
+        model=options.model or shipped_model(),
+        prompt_text=options.prompt_text,
+        consent=options.consent,
+        out=options.out,
+        candidates=options.candidates,
+        voice=options.voice,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps(record, sort_keys=True))
+
+
+def add_voices(commands) -> None:
+    voices = command(commands, "voices", None, "The voices of a model.")
+    parts = voices.add_subparsers(dest="part", required=True, metavar="PART")
+    listed = command(parts, "list", _run_voices_list, "Their names, and what their prompts say.")
+    listed.add_argument("--json", action="store_true", help="print them as JSON")
+    text = "Add the voice of a recording, or one of each synthetic speaker of a prepared corpus."
+    add = command(parts, "add", _run_voices_add, text)
+    add.add_argument("what", type=Path, help="a recording of 1 to 15 s, or a corpus's folder")
+    add.add_argument("--name", default=None, help="of the recording's voice")
+    prompt(add)
+    for part in (listed, add):
+        part.add_argument("--model", type=Path, default=None, help=MODEL)
+
+
+def _run_voices_list(options) -> None:
+    from llasa_jax.recipes.stages import model_folder, shipped_model
+    from llasa_jax.recipes.voices import load_voices
+
+    voices = load_voices(model_folder(options.model or shipped_model()))
+    if options.json:
+        found = [{"name": v.name, "text": v.text, "consent": v.consent} for v in voices.values()]
+        print(json.dumps(found, sort_keys=True))
+    else:
+        print("\n".join(f"{v.name:16} {v.consent}: {v.text}" for v in voices.values()))
+
+
+def _run_voices_add(options) -> None:
+    from llasa_jax.recipes.voices import add_voices
+
+    what = {"name": options.name, "text": options.prompt_text, "consent": options.consent}
+    print("\n".join(add_voices(options.what, **what, model=options.model)))

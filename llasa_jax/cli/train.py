@@ -1,0 +1,106 @@
+"""Models: `llasa train`, `convert`, `plan`."""
+
+import json
+from pathlib import Path
+
+from llasa_jax.cli.common import command, seed, settings
+from llasa_jax.errors import UserError
+
+
+def add_train(commands) -> None:
+    text = "Train a language model on token rows; or a verifier on a prepared corpus."
+    parser = command(commands, "train", _run_train, text)
+    settings(parser)
+    help = "of a language model: folder or gs:// address of token rows that `data prepare` wrote"
+    parser.add_argument("--tokens", default=None, help=help)
+    help = "of a recogniser or speaker encoder: prepared corpus"
+    parser.add_argument("--store", type=Path, default=None, help=help)
+    help = "folder with the codec; a verifier may make a new one (default: OUT/model)"
+    parser.add_argument("--model", type=Path, default=None, help=help)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    help = "model to begin with: a model folder, or a Llama in Hugging Face's layout, also of text"
+    parser.add_argument("--init", type=Path, default=None, metavar="FOLDER", help=help)
+    seed(parser)
+
+
+def _run_train(options) -> None:
+    from llasa_jax.config import DecoderRun, RecogniserRun, SpeakerRun, load_config
+    from llasa_jax.recipes.stages import model_folder, train_language, train_verifier
+    from llasa_jax.recipes.start import start
+
+    run = load_config(options.config, DecoderRun | RecogniserRun | SpeakerRun, options.set)
+    wanted, other = ("tokens", "store") if isinstance(run, DecoderRun) else ("store", "tokens")
+    if getattr(options, wanted) is None or getattr(options, other) is not None:
+        raise UserError(f"train {options.config}: is trained on --{wanted}, not on --{other}")
+    start(run.train)
+    model = options.model or options.out / "model"
+    if isinstance(run, DecoderRun):
+        where = (options.tokens, options.out, model_folder(model))
+        train_language(run, *where, seed=options.seed, init=options.init)
+    else:
+        train_verifier(run, options.store, options.out, model, seed=options.seed)
+
+
+def add_convert(commands) -> None:
+    text = "Read a published codec or language model, or write one in a published layout."
+    parser = command(commands, "convert", _run_convert, text)
+    help = "a model folder, a folder in a published layout, or a checkpoint file"
+    parser.add_argument("source", type=Path, help=help)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    help = "of the result: ours, X-Codec2's own, transformers' Xcodec2Model or NeuCodecModel, or a "
+    help += "LlamaForCausalLM (default: llasa)"
+    layouts = ("llasa", "xcodec2", "transformers", "neucodec", "llama")
+    parser.add_argument("--layout", choices=layouts, default="llasa", help=help)
+    help = "of the weights of --layout llama (float32)"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help=help)
+    help = "of a file of weights of --layout llama, at most (5)"
+    parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help=help)
+    help = "speech ids that a text Llama gets (default: as many as the codec in --out has)"
+    parser.add_argument("--codes", type=int, default=None, help=help)
+    help = "what a text Llama's new ids begin with: random numbers or its mean row (normal)"
+    parser.add_argument("--rows", choices=("normal", "mean"), default="normal", help=help)
+
+
+def _run_convert(options) -> None:
+    from llasa_jax.recipes.convert import convert
+
+    convert(
+        options.source,
+        options.out,
+        options.layout,
+        storage=options.dtype,
+        shard_bytes=round(options.shard_gb * 1e9),
+        codes=options.codes,
+        rows=options.rows,
+    )
+
+
+def add_plan(commands) -> None:
+    text = "Compile a training step for TPUs that are not there: memory, collectives, time."
+    parser = command(commands, "plan", _run_plan, text)
+    settings(parser)
+    parser.add_argument("--topology", required=True, help="chip and grid, as v5p:4x4x4")
+    parser.add_argument("--slices", type=int, default=1, help="so many of that grid (1)")
+    help = "what to compile (default: train, the language model; encode: the codec's encoder)"
+    programs = ("train", "codec", "encode")
+    parser.add_argument("--program", choices=programs, default="train", help=help)
+    help = "tokens of a step on all chips, a codec's codes (default: the configuration's)"
+    parser.add_argument("--batch-tokens", type=int, default=None, metavar="TOTAL", help=help)
+    help = "try meshes, remat policies and rows at once, and print the fastest that fits"
+    parser.add_argument("--search", action="store_true", help=help)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def _run_plan(options) -> None:
+    from llasa_jax.recipes.plan import plan, table
+
+    found = plan(
+        options.config,
+        options.program,
+        options.topology,
+        slices=options.slices,
+        batch_tokens=options.batch_tokens,
+        assignments=options.set,
+        best=options.search,
+    )
+    print(json.dumps(found, sort_keys=True) if options.json else table(found))
