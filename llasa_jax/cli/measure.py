@@ -21,12 +21,46 @@ def add_eval(commands) -> None:
     part.add_argument("--json", action="store_true", help="print every number as JSON")
     seed(part)
 
+    text = "Word error, failures, voices and speed of the shipped voice, by judges of their own."
+    part = command(parts, "nano", _run_eval_nano, text)
+    help = "a file with one sentence a line (default: held-out ones of its corpus)"
+    part.add_argument("--sentences", type=Path, default=None, metavar="FILE", help=help)
+    part.add_argument("--model", type=Path, default=None, help=MODEL)
+    part.add_argument("--utterances", type=int, default=200, help="at most so many (200)")
+    help = "folder for a page to read and listen to, its figures and eval.json"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    seed(part)
+
+
+def _run_eval_nano(options) -> None:
+    from rich.console import Console
+
+    from llasa_jax.evaluation.nano_report import score_table
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.evaluation.tables import for_console
+    from llasa_jax.recipes.eval_nano import eval_nano
+    from llasa_jax.recipes.stages import shipped_model
+
+    found = eval_nano(
+        options.model or shipped_model(),
+        sentences=options.sentences,
+        utterances=options.utterances,
+        out=options.out,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json_bytes(found).decode(), end="")
+    else:
+        Console().print(for_console(score_table(found)))
+
 
 def _run_eval_codec(options) -> None:
     from rich.console import Console
 
-    from llasa_jax.evaluation.codec_report import console_table
+    from llasa_jax.evaluation.codec_report import score_table
     from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.evaluation.tables import for_console
     from llasa_jax.recipes.eval_codec import eval_codec
     from llasa_jax.recipes.stages import shipped_model
 
@@ -41,7 +75,7 @@ def _run_eval_codec(options) -> None:
     if options.json:
         print(json_bytes(found).decode(), end="")
     else:
-        Console().print(console_table(found))
+        Console().print(for_console(score_table(found)))
 
 
 def add_bench(commands) -> None:

@@ -51,8 +51,9 @@ def add_convert(commands) -> None:
     help += "LlamaForCausalLM (default: llasa)"
     layouts = ("llasa", "xcodec2", "transformers", "neucodec", "llama")
     parser.add_argument("--layout", choices=layouts, default="llasa", help=help)
-    help = "of the weights of --layout llama (float32)"
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=None, help=help)
+    help = "of the weights of --layout llama (float32); float16 copies a model folder in half"
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=dtypes, default=None, help=help)
     help = "of a file of weights of --layout llama, at most (5)"
     parser.add_argument("--shard-gb", type=float, default=5.0, metavar="GB", help=help)
     help = "speech ids that a text Llama gets (default: as many as the codec in --out has)"

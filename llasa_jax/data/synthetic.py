@@ -143,5 +143,14 @@ class FliteEnglish(FliteCorpus):
             for index, text in enumerate(texts)
         ]
 
+    def held_out(self, count: int) -> list[str]:
+        """Sentences of the test split, which no length of the corpus trains on."""
+        texts = [text for _, text in self._plan() if ". " not in text]
+        return [text for text in texts if self._split(text) == "test"][:count]
+
+    def speak(self, text: str, name: str) -> tuple[np.ndarray, int]:
+        """The wave of a text said by the identity of that name, and its sample rate."""
+        return self._flite.read((self._named[name], text))
+
     def _split(self, text: str) -> Split:
         return split_of("", text.partition(". ")[0])

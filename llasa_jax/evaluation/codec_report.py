@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table as ConsoleTable
 
 from llasa_jax.evaluation import figures
 from llasa_jax.evaluation.page import (
@@ -21,7 +19,6 @@ from llasa_jax.evaluation.page import (
 )
 from llasa_jax.evaluation.peers import RATE
 from llasa_jax.evaluation.tables import (
-    NOT_MEASURED,
     Table,
     anything,
     data_name,
@@ -88,19 +85,6 @@ def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
     if intervals:
         note = "The second line of a cell is the 95\N{NO-BREAK SPACE}% interval of its value."
     return Table("Codecs on the same recordings", head, rows, note)
-
-
-def console_table(found: Mapping[str, Any]) -> ConsoleTable:
-    """`score_table` for a terminal."""
-    table = score_table(found)
-    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
-    shown = ConsoleTable(title=table.caption, pad_edge=False, **style)
-    for place, name in enumerate(table.head):
-        shown.add_column(name, justify="right" if place else "left", no_wrap=not place)
-    for row in table.rows:
-        narrow = (cell.replace("\N{NO-BREAK SPACE}", "") for cell in row)
-        shown.add_row(*(cell.replace(NOT_MEASURED, "-") for cell in narrow))
-    return shown
 
 
 def write_codec_report(

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich import box
+from rich.table import Table as ConsoleTable
+
 from llasa_jax.evaluation.figures import finite, verifier_scores
 from llasa_jax.metrics.statistics import failure_text
 
@@ -23,6 +26,18 @@ class Table:
     head: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     note: str = ""
+
+
+def for_console(table: Table) -> ConsoleTable:
+    """A table for a terminal."""
+    style = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+    shown = ConsoleTable(title=table.caption, pad_edge=False, **style)
+    for place, name in enumerate(table.head):
+        shown.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for row in table.rows:
+        narrow = (cell.replace("\N{NO-BREAK SPACE}", "") for cell in row)
+        shown.add_row(*(cell.replace(NOT_MEASURED, "-") for cell in narrow))
+    return shown
 
 
 def section(report: Mapping[str, Any], *path: str) -> dict[str, Any]:

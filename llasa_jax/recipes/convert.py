@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from llasa_jax import nn
 from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig, DecoderConfig
+from llasa_jax.config import CodecConfig, DecoderConfig, RecogniserConfig, SpeakerConfig
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, save_part
@@ -15,9 +15,18 @@ from llasa_jax.interop.layouts import Layout
 from llasa_jax.interop.llama import NewRows, export_llama, import_llama
 from llasa_jax.interop.weights import SHARD_BYTES, Storage, Weights
 from llasa_jax.interop.xcodec2 import codec_layout, export_codec, import_codec
+from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.recipes.stages import codec_config, load_language
+from llasa_jax.verifiers.recogniser import Recogniser
+from llasa_jax.verifiers.speaker import SpeakerEncoder
 
+PARTS = {
+    "codec": (CodecConfig, Codec),
+    "lm": (DecoderConfig, Decoder),
+    "recogniser": (RecogniserConfig, Recogniser),
+    "speaker": (SpeakerConfig, SpeakerEncoder),
+}
 LLAMA = "model.embed_tokens.weight"  # a tensor of every language model's checkpoint
 
 
@@ -26,7 +35,7 @@ def convert(
     out: Path,
     layout: Layout | Literal["llasa", "llama"] = "llasa",
     *,
-    storage: Storage | None = None,
+    storage: Storage | Literal["float16"] | None = None,
     shard_bytes: int = SHARD_BYTES,
     codes: int | None = None,
     rows: NewRows = "normal",
@@ -38,7 +47,8 @@ def convert(
         out: for layout "llasa" a model folder, which may hold other parts; else a new folder.
         layout: "xcodec2", "transformers" and "neucodec" are a codec's, "llama" is a language
             model's; "llasa" is ours, for either.
-        storage: of weights in layout "llama" (float32).
+        storage: of weights in layout "llama" (float32). "float16" is of layout "llasa": a copy of
+            a whole model folder of ours in half precision, as the package carries one.
         shard_bytes: weights in layout "llama" over this size become several files.
         codes, rows: as of `import_llama`, for a text Llama; without `codes`, as many as the codec
             in `out` has.
@@ -50,6 +60,12 @@ def convert(
     if layout != "llasa" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; give a new folder")
     folder = next((f for f in (source, source / "model") if _is_ours(f)), None)
+    if storage == "float16":
+        if folder is None or layout != "llasa":
+            raise UserError(f"--dtype float16: copies a model folder of ours, {source} is none")
+        _copy_half(folder, out)
+        log(f"{source}: copied to {out} in half precision")
+        return
     weights = Weights(source) if folder is None else None
     if weights is None:
         if layout == "llasa":
@@ -75,6 +91,19 @@ def convert(
             options = {"storage": storage or "float32", "shard_bytes": shard_bytes}
             _whole(out, lambda made: export_llama(made, config, params, vocabulary, **options))
     log(f"{source}: written to {out} in layout {layout}")
+
+
+def _copy_half(folder: Path, out: Path) -> None:
+    """All parts of a model folder and its tokenizer; voices belong to the codec's very bytes."""
+    for name, (kind, module) in PARTS.items():
+        if (folder / f"{name}.safetensors").is_file():
+            _require_absent(out, f"{name}.safetensors")
+            config, params, about = load_part(
+                folder, name, kind, lambda c, r, m=module: m(c, rngs=r)
+            )
+            save_part(out, name, config, params, about, half=True)
+    if (folder / "tokenizer.json").is_file():
+        Vocabulary.load(folder).save(out)
 
 
 def _convert_codec(folder: Path | None, weights: Weights | None, out: Path, layout: str) -> None:

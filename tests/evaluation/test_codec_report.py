@@ -6,9 +6,10 @@ import pytest
 
 from llasa_jax.errors import UserError
 from llasa_jax.evaluation import codec_report
-from llasa_jax.evaluation.codec_report import LABELS, console_table, score_table, write_codec_report
+from llasa_jax.evaluation.codec_report import LABELS, score_table, write_codec_report
 from llasa_jax.evaluation.figures import quality_by_rate, spectrograms
 from llasa_jax.evaluation.peers import RATE
+from llasa_jax.evaluation.tables import for_console
 
 HOSTILE = "<script>alert(1)</script> & co"
 CONSTANT = "Opus 6000 CBR"
@@ -94,7 +95,7 @@ def test_the_table_shows_what_is_absent_as_such():
     assert table.head[1:3] == ["Original", "Ours"] and len(table.head) == 1 + len(LABELS)
     assert rows["PESQ-WB"][0] == "" and rows["PESQ-WB"][1] == "1.30"
     assert rows["Word error rate"][:2] == ("25.0\N{NO-BREAK SPACE}%", "not measured")
-    assert "not measured" not in "".join(console_table(found()).columns[2]._cells)
+    assert "not measured" not in "".join(for_console(score_table(found())).columns[2]._cells)
 
 
 def test_a_codec_that_is_missing_has_no_column():
