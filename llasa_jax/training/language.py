@@ -18,6 +18,7 @@ from llasa_jax.lm.guide import exchange_texts, guide_loss
 from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
+from llasa_jax.lm.vocabulary import TAGS
 from llasa_jax.parallel.flops import TRAIN, decoder_flops
 from llasa_jax.training.loop import Objective
 from llasa_jax.training.meter import Work
@@ -53,6 +54,8 @@ def language_objective(
         return params
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
+        if run.code_noise:
+            batch = batch | {"tokens": misheard(key, batch["tokens"], run.code_noise, run.lm)}
         found, guide = batch_loss(params, batch)
         metrics = {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
         if guide is None:
@@ -84,6 +87,19 @@ def language_objective(
         working=working,
         work=lambda batch: row_work(run.lm, batch),
     )
+
+
+def misheard(key: jax.Array, tokens: jax.Array, share: float, config: DecoderConfig) -> jax.Array:
+    """The ids [B, S] with a share of the codes exchanged for random ones; targets stay as they are.
+
+    What was said before then tells less of what comes next, and the text more: the part of the
+    dropout in Tacotron's prenet (Wang et al. 2017, section 3.3). It also prepares for own mistakes.
+    """
+    first = config.text_vocab + len(TAGS)
+    which, what = jax.random.split(key)
+    wrong = jax.random.bernoulli(which, share, tokens.shape) & (tokens >= first)
+    codes = jax.random.randint(what, tokens.shape, first, first + config.codes)
+    return jnp.where(wrong, codes.astype(tokens.dtype), tokens)
 
 
 def row_work(config: DecoderConfig, batch: dict) -> Work:
