@@ -41,13 +41,13 @@ def get_config() -> CodecRun:
             scan_layers=False,
         ),
         train=TrainConfig(
-            steps=9000,
+            steps=5000,
             batch=8,
             spike_sigmas=0.0,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.02, beta1=0.8, beta2=0.95
             ),
-            valid_every=1500,
+            valid_every=1000,
             save_every=250,
         ),
         crop_seconds=2.56,

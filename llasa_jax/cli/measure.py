@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from llasa_jax.cli.common import MODEL, command, seed
+from llasa_jax.cli.common import MODEL, command, seed, settings
 
 
 def add_eval(commands) -> None:
@@ -31,6 +31,17 @@ def add_eval(commands) -> None:
     part.add_argument("--out", type=Path, default=None, help=help)
     part.add_argument("--json", action="store_true", help="print every number as JSON")
     seed(part)
+    text = "What a language model's run could say at each checkpoint that it kept."
+    part = command(parts, "learning", _run_eval_learning, text)
+    settings(part)
+    part.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the run")
+    part.add_argument("--tokens", required=True, help="token rows that it was trained on")
+    part.add_argument("--model", type=Path, required=True, help="model folder that it was for")
+    part.add_argument("--utterances", type=int, default=50, help="sentences to speak (50)")
+    help = "folder for learning.json, learning.csv and the figure"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    seed(part)
 
 
 def _run_eval_nano(options) -> None:
@@ -53,6 +64,25 @@ def _run_eval_nano(options) -> None:
         print(json_bytes(found).decode(), end="")
     else:
         Console().print(for_console(score_table(found)))
+
+
+def _run_eval_learning(options) -> None:
+    from rich.console import Console
+
+    from llasa_jax.config import DecoderRun, load_config
+    from llasa_jax.evaluation.learning_report import learning_table
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.evaluation.tables import for_console
+    from llasa_jax.recipes.learning import learning
+
+    run = load_config(options.config, DecoderRun, options.set)
+    where = options.folder, options.tokens, options.model
+    count = options.utterances
+    found = learning(run, *where, utterances=count, out=options.out, seed=options.seed)
+    if options.json:
+        print(json_bytes(found).decode(), end="")
+    else:
+        Console().print(for_console(learning_table(found)))
 
 
 def _run_eval_codec(options) -> None:

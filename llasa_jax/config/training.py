@@ -65,8 +65,10 @@ class TrainConfig:
     for none.
 
     A step whose loss or gradient norm is over `spike_sigmas` standard deviations above those of the
-    last `spike_window` steps is skipped; 0 skips only what is not finite. `compile_cache` keeps
-    compiled programs in the user's cache folder ($LLASA_JAX_CACHE), unless JAX is told another.
+    last `spike_window` steps is skipped; 0 skips only what is not finite. Of the checkpoints the
+    last two are kept, and those whose step is a multiple of `keep_every` (0: none).
+    `compile_cache` keeps compiled programs in the user's cache folder ($LLASA_JAX_CACHE), unless
+    JAX is told another.
     """
 
     steps: int = 1000
@@ -77,6 +79,7 @@ class TrainConfig:
     log_every: int = 20
     valid_every: int = 200
     save_every: int = 200
+    keep_every: int = 0
     ema: float = 0.0
     spike_sigmas: float = 6.0
     spike_window: int = 128
@@ -87,6 +90,8 @@ class TrainConfig:
         require(min(sizes) > 0, "train: steps, batch and intervals must be positive")
         ok = self.accumulate > 0 and self.batch % self.accumulate == 0
         require(ok, f"train.accumulate: {self.accumulate} does not divide the batch {self.batch}")
+        ok = self.keep_every >= 0 and self.keep_every % self.save_every == 0
+        require(ok, "train.keep_every: 0, or a multiple of train.save_every")
         require(0 <= self.ema < 1, f"train.ema: {self.ema} is not in [0, 1)")
         require(self.spike_sigmas >= 0, "train.spike_sigmas: 0 (off) or a positive number")
         require(self.spike_window > 1, "train.spike_window: of at least two steps")

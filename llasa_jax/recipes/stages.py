@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 
@@ -197,6 +198,29 @@ def train_language(
         )
     if lm.unseen not in (None, vocabulary.eot):
         raise UserError(f"lm.unseen: {lm.unseen} is not <|eot_id|>, {vocabulary.eot} in {model}")
+    train, batches, held_out = language_rows(run, tokens, model, seed)
+    begin = None if init is None else starting_parameters(init, run, vocabulary)
+    if lm.lora is not None and begin is None:
+        raise UserError("lm.lora: adapters need a model that they adapt, give --init FOLDER")
+    objective = language_objective(run, codec_config(model).levels, begin)
+    if lm.lora is None:
+        objective = replace(objective, begin=begin)
+    place = partial(place_batch, objective, training_mesh(run.train.mesh))
+    validate = validation_nats(run, held_out, place)
+    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
+    params = gather(fitted.params)
+    if lm.lora is not None:
+        params, lm = merged(lm, join(params["adapters"], begin)), replace(lm, lora=None)
+    if jax.process_index() == 0:
+        about = {"steps": fitted.steps} | learned_speech(train[0].shards)
+        save_part(model, "lm", lm, params, about)
+    return fitted
+
+
+def language_rows(
+    run: DecoderRun, tokens: str | Path, model: Path, seed: int
+) -> tuple[list[Source], grain.MapDataset, grain.MapDataset]:
+    """What `run` learns from: its sources, this process's training batches, and validation's."""
     where = [f"{source.folder or tokens}/{source.kind}" for source in run.sources]
     train = [
         Source(open_tokens(folder, model, "train"), source.weight)
@@ -208,22 +232,7 @@ def train_language(
         raise UserError(f"{where[0]}: has rows of {size} ids, row says {run.row}; set it alike")
     rows = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = packed_batches(train, run.train.batch, seed, **rows)
-    begin = None if init is None else starting_parameters(init, run, vocabulary)
-    if lm.lora is not None and begin is None:
-        raise UserError("lm.lora: adapters need a model that they adapt, give --init FOLDER")
-    objective = language_objective(run, codec_config(model).levels, begin)
-    if lm.lora is None:
-        objective = replace(objective, begin=begin)
-    place = partial(place_batch, objective, training_mesh(run.train.mesh))
-    validate = validation_nats(run, ordered_batches(valid, run.train.batch, **rows), place)
-    fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
-    params = gather(fitted.params)
-    if lm.lora is not None:
-        params, lm = merged(lm, join(params["adapters"], begin)), replace(lm, lora=None)
-    if jax.process_index() == 0:
-        about = {"steps": fitted.steps} | learned_speech(train[0].shards)
-        save_part(model, "lm", lm, params, about)
-    return fitted
+    return train, batches, ordered_batches(valid, run.train.batch, **rows)
 
 
 def learned_speech(shards: TokenShards) -> dict[str, Any]:

@@ -10,10 +10,17 @@ from llasa_jax.errors import UserError
 
 
 class Checkpoints:
-    """The newest whole states of a run under `folder`; saving does not block the step loop."""
+    """The newest whole states of a run under `folder`; saving does not block the step loop.
 
-    def __init__(self, folder: Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    Args:
+        keep: so many of the newest are kept.
+        keep_every: and those whose step is a multiple of it; 0 for none.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, create=True
+        )
         self.folder = folder
         handler = ocp.StandardCheckpointHandler()
         self.manager = ocp.CheckpointManager(
@@ -24,6 +31,11 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint; None if there is none."""
         return self.manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """Of all whole checkpoints, from the oldest to the newest."""
+        return sorted(self.manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
         self.manager.save(step, args=ocp.args.StandardSave(state))

@@ -130,7 +130,7 @@ def fit(
         raise UserError("training: a time budget is for one process; set train.steps")
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan.open(folder, config, seed)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", keep_every=config.keep_every)
     start = checkpoints.latest or 0
     curve, ledger = Curve(folder, start), Ledger(folder / "ledger.json", start)
     with ledger.spent("start"):
@@ -464,6 +464,25 @@ def places(template: dict) -> dict:
 def kept(state: dict) -> dict:
     """What is validated and returned: the mean of the parameters, where there is one."""
     return state.get("ema", state["model"]["params"])
+
+
+def kept_along(
+    objective: Objective, config: TrainConfig, folder: Path
+) -> Iterator[tuple[int, dict]]:
+    """(step, parameters) of all checkpoints in a run's folder, from the oldest to the newest.
+
+    Raises:
+        UserError: there is none, or one is damaged or of another configuration.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        if not checkpoints.steps:
+            raise UserError(f"{folder}: holds no checkpoint; train first")
+        template, _ = abstract_state(objective, config, training_mesh(config.mesh))
+        for step in checkpoints.steps:
+            yield step, kept(checkpoints.restore(step, template))
+    finally:
+        checkpoints.close()
 
 
 def _write(curve: Curve, row: dict, progress: Bar) -> None:

@@ -27,8 +27,8 @@ class Plan:
     @classmethod
     def open(cls, folder: Path, config: TrainConfig, seed: int) -> "Plan":
         path = folder / "plan.json"
-        # A run may go on with other devices, and compile as it likes.
-        same = replace(config, mesh=MeshConfig(), compile_cache=True)
+        # A run may go on with other devices, and compile and keep what it likes.
+        same = replace(config, mesh=MeshConfig(), compile_cache=True, keep_every=0)
         wanted = {"config": config_hash(same), "seed": seed}
         if path.is_file():
             try:

@@ -18,6 +18,7 @@ from llasa_jax.training.loop import (
     Rival,
     fit,
     initial_state,
+    kept_along,
     learning,
     mean_gradient,
     train_step,
@@ -451,3 +452,16 @@ def test_a_row_with_a_new_column_rewrites_the_table(tmp_path):
         curve.write(row)
     curve.close()
     assert read_curve(tmp_path / "curve.csv") == [*rows, {"step": 4, "a": 4.0}]
+
+
+def test_checkpoints_along_the_way_are_kept_and_read_again(undisturbed, tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        next(kept_along(TOY, CONFIG, tmp_path))
+    config = replace(CONFIG, keep_every=10)
+    fitted = fit(TOY, batches(), config, tmp_path / "run", seed=0)
+    found = dict(kept_along(TOY, config, tmp_path / "run"))
+    assert list(found) == [10, 20, 24]  # beside those, the last two
+    half = fit(TOY, batches(), replace(config, keep_every=5), tmp_path / "run", seed=0)
+    for params in (fitted.params, half.params):
+        jax.tree.map(np.testing.assert_array_equal, found[24], params)
+    assert not np.array_equal(found[10]["kernel"], found[20]["kernel"])
