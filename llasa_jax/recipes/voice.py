@@ -23,6 +23,7 @@ from llasa_jax.verifiers.recogniser import content_verifier
 from llasa_jax.verifiers.speaker import speaker_verifier
 
 WEIGHTS = {"content": 1.0, "speaker": 1.0}
+USUAL = "slt"  # of the shipped voices
 MAX_TEXT = 300  # characters; longer texts are for a splitter
 MAX_CANDIDATES = 256
 
@@ -84,6 +85,11 @@ class Voice:
             texts, references, candidates=candidates, seed=seed, prompts=prompts
         )
 
+    @property
+    def usual(self) -> str:
+        """The voice that speaks where none is named."""
+        return USUAL if USUAL in self.voices else next(iter(self.voices), "")
+
     def named(self, name: str) -> NamedVoice:
         """The voice of that name; UserError without."""
         if name not in self.voices:
@@ -144,7 +150,7 @@ def say(
         speaker.voices[voice] = recorded
     elif prompt_text is not None:
         raise UserError("--prompt-text: is of a recording, name its file with --voice")
-    name = voice or next(iter(speaker.voices), "")
+    name = voice or speaker.usual
     (pool,), seconds = speaker.pools([text], [name], candidates=candidates, seed=seed)
     place = best_of(pool, WEIGHTS)
     wave, rate = pool.waves[place], speaker.engine.rate

@@ -102,6 +102,26 @@ def test_parity_installs_torch_before_transformers(checkout):
     assert lines[-1].endswith(" --parity")
 
 
+def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
+    (checkout.bin / "llasa").write_text(
+        '#!/bin/bash\necho "$1 $2" >> "$(dirname "$0")/log"\n'
+        'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
+    )
+    checkout.run("quickstart.sh")
+    checkout.log()
+    parts = ["train voice_recogniser", "train voice_speaker", "codec train"]
+    always = ["data prepare", "convert run/model", "voices add"]
+    done = checkout.run("voice.sh", "run")
+    assert done.returncode == 0, done.stderr
+    assert checkout.log() == ["data prepare", *parts, always[0], "train voice_lm", *always[1:]]
+    assert [path.name for path in (checkout.root / "run").glob("nano*")] == ["nano"]
+    (checkout.root / "run/corpus/store.json").touch()
+    for name in ("recogniser", "speaker", "codec", "lm"):
+        (checkout.root / f"run/model/{name}.safetensors").touch()
+    assert checkout.run("voice.sh", "run").returncode == 0
+    assert checkout.log() == always
+
+
 def test_without_ensurepip_pip_comes_out_of_debians_package(checkout, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The recipe of the voice that the package carries: from an empty folder to a model folder with
+# named voices, in half precision. Interrupted anywhere and started again, it goes on.
+#   bash launch/voice.sh [FOLDER]      (default: runs/voice)
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+
+install_core
+cd "$ROOT"
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+out="${1:-runs/voice}"
+llasa() { "$VENV/bin/llasa" "$@"; }
+
+[ -e "$out/corpus/store.json" ] || llasa data prepare flite-en --out "$out/corpus" --minutes 1260
+[ -e "$out/model/recogniser.safetensors" ] ||
+  llasa train voice_recogniser --store "$out/corpus" --out "$out"
+[ -e "$out/model/speaker.safetensors" ] || llasa train voice_speaker --store "$out/corpus" --out "$out"
+[ -e "$out/model/codec.safetensors" ] ||
+  llasa codec train voice_codec --store "$out/corpus" --out "$out" --set semantic_model="$out/model"
+llasa data prepare "$out/corpus" --model "$out/model" --out "$out/tokens" --tokenizer english \
+  --set row=512 --set 'kinds=["generation","understanding"]' >/dev/null
+[ -e "$out/model/lm.safetensors" ] ||
+  llasa train voice_lm --tokens "$out/tokens" --model "$out/model" --out "$out/lm"
+rm -rf "$out/nano.part"
+llasa convert "$out/model" --out "$out/nano.part" --dtype float16
+llasa voices add "$out/corpus" --model "$out/nano.part"
+rm -rf "$out/nano" && mv "$out/nano.part" "$out/nano"
+say "speak: llasa say \"any text\" --model $out/nano"
