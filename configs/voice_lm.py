@@ -34,7 +34,7 @@ def get_config() -> DecoderRun:
             heads=4,
             kv_heads=2,
             head_dim=64,
-            text_vocab=267,
+            text_vocab=268,
             codes=4096,
             scan_layers=False,
         ),
