@@ -171,11 +171,6 @@ def killed_at_random(run, model, out, kills, seed, cache):
         parent.stdin.close()
 
 
-def test_killed_three_times_the_bytes_are_the_same(made, model, run, tmp_path):
-    killed_at_random(run, model, tmp_path / "out", 3, 0, tmp_path / "cache")
-    assert contents(tmp_path / "out") == contents(made)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_killed_twenty_times_the_bytes_are_the_same(made, model, run, tmp_path):

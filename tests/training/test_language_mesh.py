@@ -38,6 +38,7 @@ def test_twenty_steps_are_the_same_on_every_mesh(alone, mesh):
     assert alone[mesh] == pytest.approx(alone["one"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_devices_train_as_one_device(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
