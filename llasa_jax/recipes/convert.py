@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from llasa_jax import nn
 from llasa_jax.codec.model import Codec
-from llasa_jax.config import CodecConfig, DecoderConfig, RecogniserConfig, SpeakerConfig
+from llasa_jax.config import CodecConfig, DecoderConfig, RecogniserConfig, SpeakerConfig, to_dict
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import load_part, save_part
@@ -17,7 +17,13 @@ from llasa_jax.interop.weights import SHARD_BYTES, Storage, Weights
 from llasa_jax.interop.xcodec2 import codec_layout, export_codec, import_codec
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
-from llasa_jax.recipes.stages import codec_config, load_language
+from llasa_jax.recipes.stages import (
+    SAMPLING,
+    codec_config,
+    load_language,
+    load_sampling,
+    write_json,
+)
 from llasa_jax.verifiers.recogniser import Recogniser
 from llasa_jax.verifiers.speaker import SpeakerEncoder
 
@@ -104,6 +110,8 @@ def _copy_half(folder: Path, out: Path) -> None:
             save_part(out, name, config, params, about, half=True)
     if (folder / "tokenizer.json").is_file():
         Vocabulary.load(folder).save(out)
+    if (folder / SAMPLING).is_file():
+        write_json(out / SAMPLING, to_dict(load_sampling(folder)))
 
 
 def _convert_codec(folder: Path | None, weights: Weights | None, out: Path, layout: str) -> None:

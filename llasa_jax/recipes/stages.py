@@ -25,8 +25,10 @@ from llasa_jax.config import (
     DecoderRun,
     RecogniserConfig,
     RecogniserRun,
+    SamplerConfig,
     SpeakerConfig,
     SpeakerRun,
+    from_dict,
 )
 from llasa_jax.data.batches import crops, speaker_crops, transcribed
 from llasa_jax.data.debian import default_cache
@@ -56,6 +58,7 @@ from llasa_jax.verifiers.characters import alphabet_of
 from llasa_jax.verifiers.recogniser import Recogniser
 from llasa_jax.verifiers.speaker import SpeakerEncoder, speaker_verifier
 
+SAMPLING = "sampling.json"  # of a model folder, where its takes are not drawn as usual
 SPLITS = ("train", "valid", "test")
 VALID_UTTERANCES = 64  # of a recogniser's validation
 VOICE_UTTERANCES = 8  # of a voice's mean embedding
@@ -252,6 +255,21 @@ def load_language(model: Path) -> tuple[DecoderConfig, dict, Vocabulary, dict]:
     """The language model of a model folder, with its vocabulary and what is known of it."""
     config, params, about = load_part(model, "lm", DecoderConfig, lambda c, r: Decoder(c, rngs=r))
     return config, params, Vocabulary.load(model), about
+
+
+def load_sampling(model: Path) -> SamplerConfig:
+    """How the takes of a model folder's language model are drawn: as `SAMPLING` says, or as usual.
+
+    Raises:
+        UserError: the file is broken or has unknown settings.
+    """
+    path = model / SAMPLING
+    if not path.is_file():
+        return SamplerConfig()
+    try:
+        return from_dict(SamplerConfig, json.loads(path.read_text(encoding="utf-8")))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from llasa_jax import nn
 from llasa_jax.audio.io import write_audio
-from llasa_jax.config import GuardConfig, SamplerConfig
+from llasa_jax.config import GuardConfig
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
@@ -53,7 +53,7 @@ class Voice:
         self.voices = load_voices(model) or {
             name: NamedVoice(name, means[name].tolist()) for name in learned if name in means
         }
-        self.sampling = SamplerConfig()
+        self.sampling = stages.load_sampling(model)
         self.guards = guards(codec.config.frame_rate, about.get("pace"))
         self.slots = slots
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)

@@ -185,7 +185,9 @@ def test_guards_follow_the_rate_of_codes():
 
 def test_a_model_folder_is_copied_in_half(model, tmp_path, capsys):
     words = ["convert", str(model), "--out", str(tmp_path / "half"), "--dtype", "float16"]
+    (model / "sampling.json").write_text('{"temperature": 0.5}')
     assert main(words) == 0
+    (model / "sampling.json").unlink()
     assert main(words) == 2 and "exists already" in capsys.readouterr().err
     for name, (config, module) in PARTS.items():
         read = [
@@ -197,4 +199,8 @@ def test_a_model_folder_is_copied_in_half(model, tmp_path, capsys):
         jax.tree.map(close, read[0][1], read[1][1])
         sizes = [(f / f"{name}.safetensors").stat().st_size for f in (model, tmp_path / "half")]
         assert sizes[1] < 0.75 * sizes[0]
-    Voice(tmp_path / "half")
+    half = Voice(tmp_path / "half")
+    assert half.sampling.temperature == 0.5 and Voice(model).sampling.temperature == 0.8
+    (tmp_path / "half" / "sampling.json").write_text('{"heat": 1}')
+    with pytest.raises(UserError, match="sampling.json: heat: unknown setting"):
+        Voice(tmp_path / "half")
