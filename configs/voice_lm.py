@@ -39,19 +39,20 @@ def get_config() -> DecoderRun:
             scan_layers=False,
         ),
         train=TrainConfig(
-            steps=24_000,
+            steps=7000,
             batch=4,
             optimizer=OptimizerConfig(
                 kind="muon", peak=3e-3, final=0.02, warmup=0.01, weight_decay=0.1
             ),
-            valid_every=500,
+            valid_every=250,
             save_every=250,
+            keep_every=1000,
         ),
         row=512,
         loss_chunk=64,
         sources=(
-            SourceConfig(kind="generation", weight=0.6),
-            SourceConfig(kind="understanding", weight=0.4),
+            SourceConfig(kind="generation", weight=0.7),
+            SourceConfig(kind="understanding", weight=0.3),
         ),
         guide=GuideConfig(layers=(1,), weight=0.3, until=0.25),
     )

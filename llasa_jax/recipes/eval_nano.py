@@ -62,9 +62,9 @@ def eval_nano(
         UserError: there is nothing to say, the model has no voice of the corpus, or a judge or
             flite is missing.
     """
+    given = None if sentences is None else _read_sentences(sentences)
     corpus = FliteEnglish(default_cache())
-    texts = _read_sentences(sentences) if sentences else corpus.held_out(utterances)
-    texts = texts[:utterances]
+    texts = (given or corpus.held_out(utterances))[:utterances]
     voice = Voice(model_folder(model))
     names = [one.name for one in corpus.identities]
     voices = [name for name in names if name in voice.voices]
