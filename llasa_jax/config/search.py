@@ -7,16 +7,30 @@ from llasa_jax.config.checks import require
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How one candidate is drawn: X-Codec2 models are sampled at 0.8 with the top 50."""
+    """How one candidate is drawn: X-Codec2 models are sampled at 0.8 with the top 50.
+
+    `min_p`: codes with less than this share of the most probable one's probability are cut (0:
+    off). `repetition_penalty`: logits of codes that were said are divided by it (1: off).
+    `ras_window`, `ras_threshold`: repetition-aware sampling (0: off): a code that makes up more
+    than this share of the last so many is drawn again from all codes.
+    """
 
     temperature: float = 0.8
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    ras_window: int = 0
+    ras_threshold: float = 0.1
 
     def __post_init__(self):
         require(self.temperature > 0, "sampler.temperature: must be positive")
         require(self.top_k >= 0, "sampler.top_k: 0 (off) or a positive number")
         require(0 < self.top_p <= 1, "sampler.top_p: in (0, 1]")
+        require(0 <= self.min_p < 1, "sampler.min_p: in [0, 1)")
+        require(self.repetition_penalty > 0, "sampler.repetition_penalty: must be positive")
+        require(self.ras_window >= 0, "sampler.ras_window: 0 (off) or a number of codes")
+        require(0 <= self.ras_threshold < 1, "sampler.ras_threshold: in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,15 @@ class GuardConfig:
 
     `min_codes`, `max_codes`: bounds on codes per character; 2 at 50 codes a second are the 25
     characters a second that nobody exceeds. `slack_codes` are added to the upper bound.
-    `loop_codes`: a run of that many equal codes (or short cycles) is a loop. `retries`: how often
-    a take that did not end, or loops, is drawn again.
+    `loop_codes`: a run of that many equal codes (or short cycles) is a loop. `silent_codes`: a run
+    of that many codes that are known to be silent stops a take (0: off). `retries`: how often a
+    take that failed is drawn again.
     """
 
     min_codes: float = 2.0
     max_codes: float = 8.0
     slack_codes: int = 25
     loop_codes: int = 50
+    silent_codes: int = 0
     silence_db: float = -50.0
     retries: int = 2

@@ -260,7 +260,9 @@ class Decoder(nnx.Module):
     def unstacked(self) -> list[Layer]:
         """The layers one by one, for a decoding loop whose caches differ from layer to layer."""
         graphdef, state = nnx.split(self.layers.layers)
-        pick = lambda i: jax.tree.map(lambda leaf: leaf[i], state)  # noqa: E731
+        # A leaf is a stacked array, or the tuple that `nn.for_inference` makes of it.
+        leaves, structure = jax.tree.flatten(state, is_leaf=lambda leaf: type(leaf) is tuple)
+        pick = lambda i: structure.unflatten([leaf[i] for leaf in leaves])  # noqa: E731
         return [nnx.merge(graphdef, pick(i)) for i in range(self.config.layers)]
 
     def head_table(self) -> jax.Array:

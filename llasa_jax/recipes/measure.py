@@ -29,8 +29,8 @@ from llasa_jax.recipes import stages
 from llasa_jax.recipes.voice import WEIGHTS, Voice
 from llasa_jax.search.guards import OK
 from llasa_jax.search.record import search_record
-from llasa_jax.search.sampler import Take
 from llasa_jax.search.strategies import Pool, best_of
+from llasa_jax.search.take import Take
 from llasa_jax.training.loop import Fitted
 from llasa_jax.training.record import read_curve
 from llasa_jax.verifiers.external import Judge, Pocketsphinx

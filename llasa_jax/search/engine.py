@@ -10,8 +10,9 @@ from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.config import GuardConfig
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.search.guards import OK, code_bounds, judge_codes, judge_take
-from llasa_jax.search.sampler import Sampler, Take
+from llasa_jax.search.sampler import Sampler
 from llasa_jax.search.strategies import Pool
+from llasa_jax.search.take import Take
 from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
 
 SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are scored: few programs

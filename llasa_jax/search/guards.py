@@ -5,19 +5,27 @@ loop        it repeats one code, or a short cycle of codes, for too long
 silence     no part of it can be heard
 early_stop  what can be heard is far too short for its text
 
-Runaways and loops are drawn again with other randomness before that, `GuardConfig.retries` times.
+A take that fails is drawn again with other randomness, `GuardConfig.retries` times.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from llasa_jax.config import GuardConfig
+from llasa_jax.metrics.statistics import upper_bound
 from llasa_jax.metrics.waves import FRAME_SECONDS, frame_levels_db
-from llasa_jax.search.sampler import Take
-
-OK, RUNAWAY, LOOP, SILENCE, EARLY_STOP = "ok", "runaway", "loop", "silence", "early_stop"
-LONGEST_CYCLE = 8  # codes; a phone that is held repeats fewer
+from llasa_jax.search.take import (
+    EARLY_STOP,
+    FAILURES,
+    LONGEST_CYCLE,
+    LOOP,
+    OK,
+    RUNAWAY,
+    SILENCE,
+    Take,
+)
 
 
 def code_bounds(text: str, config: GuardConfig) -> tuple[int, int]:
@@ -43,7 +51,9 @@ def longest_loop(codes: np.ndarray) -> int:
 
 
 def judge_codes(take: Take, config: GuardConfig) -> str:
-    """ "ok", "runaway" or "loop": what can be said before decoding."""
+    """ "ok", "runaway", "loop" or "silence": what can be said before decoding."""
+    if take.doomed:
+        return take.doomed
     if longest_loop(take.codes) >= config.loop_codes:
         return LOOP
     return OK if take.stopped else RUNAWAY
@@ -65,3 +75,13 @@ def judge_take(text: str, take: Take, wave: np.ndarray, rate: int, config: Guard
     codes_a_second = len(take.codes) * rate / len(wave)
     least = len(text.strip()) * config.min_codes / codes_a_second
     return EARLY_STOP if seconds < least else OK
+
+
+def failure_rates(statuses: Sequence[str]) -> dict:
+    """How often each failure occurs among these, and what its rate is under (95 %), JSON-able."""
+    count = len(statuses)
+    found = {name: sum(status == name for status in statuses) for name in FAILURES}
+    found["any"] = sum(found.values())
+    return {"of": count} | {
+        name: {"count": times, "under": upper_bound(times, count)} for name, times in found.items()
+    }

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_jax.errors import UserError
-from llasa_jax.search.guards import OK
-from llasa_jax.search.sampler import Take
+from llasa_jax.search.take import OK, Take
 
 
 @dataclass(frozen=True)

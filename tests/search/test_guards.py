@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from llasa_jax.config import GuardConfig
 from llasa_jax.search.guards import code_bounds, judge_take, longest_loop
-from llasa_jax.search.sampler import Take
+from llasa_jax.search.take import Take
 
 CONFIG = GuardConfig()
 RATE, HOP = 16000, 320

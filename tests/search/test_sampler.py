@@ -12,7 +12,8 @@ from llasa_jax.config import DecoderConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import EOT, nano_vocabulary
-from llasa_jax.search.sampler import Sampler, draw
+from llasa_jax.search.draw import draw
+from llasa_jax.search.sampler import Sampler
 
 CODES = 40
 VOCABULARY = nano_vocabulary(CODES)

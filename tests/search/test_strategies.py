@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from llasa_jax.errors import UserError
 from llasa_jax.search.record import search_record
-from llasa_jax.search.sampler import Take
 from llasa_jax.search.strategies import Pool, best_of, combined, ranking
+from llasa_jax.search.take import Take
 
 
 def pool(scores, statuses=None):

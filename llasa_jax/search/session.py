@@ -1,0 +1,183 @@
+"""The slots of one call of the sampler, as the host sees them: it fills them and reads them."""
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+
+from llasa_jax.config import GuardConfig
+from llasa_jax.parallel.mesh import on_mesh
+from llasa_jax.search import decoding
+from llasa_jax.search.decoding import ENDED, IGNORE, LOOPED, RUNNING, SILENT, Limits
+from llasa_jax.search.draw import candidate_keys
+from llasa_jax.search.take import LOOP, SILENCE, Take
+
+if TYPE_CHECKING:
+    from llasa_jax.search.sampler import Sampler
+
+FOREVER = np.iinfo(np.int32).max
+NARROWEST = 64  # tokens of the smallest program for prompts
+
+
+class Start(NamedTuple):
+    """A candidate that a slot begins to draw."""
+
+    row: int
+    column: int
+    key: int
+    number: int
+    min_codes: int
+    max_codes: int
+
+
+class Seen(NamedTuple):
+    """What the host knows of the slots [G, C] after a call."""
+
+    ending: np.ndarray
+    lengths: np.ndarray
+    log_probability: np.ndarray
+
+
+class Session:
+    """Rows and slots for some prompts.
+
+    Args:
+        prompts: all that will be installed.
+        rows, columns: G and C.
+        guards: whose `loop_codes` and `silent_codes` stop takes; None: nothing stops them.
+    """
+
+    def __init__(
+        self,
+        sampler: "Sampler",
+        prompts: Sequence[np.ndarray],
+        rows: int,
+        columns: int,
+        *,
+        seed: int,
+        guards: GuardConfig | None = None,
+    ):
+        self._sampler, self._prompts, self._seed = sampler, prompts, seed
+        self.shape = rows, columns
+        longest = max(map(len, prompts))
+        settings = {"lm": sampler.lm, "config": sampler.config, "shape": self.shape}
+        with self._mesh():
+            self._rows, self._slots = decoding.empty(**settings, length=longest, room=sampler.room)
+        loops, quiet = (guards.loop_codes, guards.silent_codes) if guards else (0, 0)
+        silent = sampler.silent
+        self._limits = functools.partial(
+            Limits, loop_codes=np.int32(loops), silent_codes=np.int32(quiet), silent=silent
+        )
+        self.seen = self._look()
+
+    def _mesh(self) -> contextlib.AbstractContextManager:
+        mesh = self._sampler.mesh
+        return contextlib.nullcontext() if mesh is None else on_mesh(mesh)
+
+    def _look(self) -> Seen:
+        slots = self._slots
+        return Seen(*jax.device_get((slots.ending, slots.lengths, slots.log_probability)))
+
+    def install(self, places: Mapping[int, int]) -> None:
+        """Computes prompts and puts them into rows: {row: number of the prompt}."""
+        by_width: dict[int, list[int]] = {}
+        for prompt in dict.fromkeys(places.values()):
+            by_width.setdefault(width(len(self._prompts[prompt])), []).append(prompt)
+        at_once = self._sampler.prompts_at_once(self.shape[0])
+        for size, prompts in by_width.items():
+            for first in range(0, len(prompts), at_once):
+                chosen = prompts[first : first + at_once]
+                tokens = np.zeros((at_once, size), np.int32)
+                lengths = np.ones(at_once, np.int32)
+                for place, prompt in enumerate(chosen):
+                    lengths[place] = len(self._prompts[prompt])
+                    tokens[place, : lengths[place]] = self._prompts[prompt]
+                source = np.full(self.shape[0], -1, np.int32)
+                for row, prompt in places.items():
+                    if prompt in chosen:
+                        source[row] = chosen.index(prompt)
+                with self._mesh():
+                    new = self._sampler.prefill(tokens, lengths)
+                    self._rows = decoding.install(self._rows, new, source)
+
+    def begin(self, starts: Sequence[Start]) -> None:
+        """Begins candidates in their slots."""
+        chosen = np.zeros(self.shape, bool)
+        keys, numbers, least, most = np.zeros((4, *self.shape), np.int32)
+        for start in starts:
+            place = start.row, start.column
+            chosen[place] = True
+            keys[place], numbers[place] = start.key, start.number
+            least[place], most[place] = max(1, start.min_codes), start.max_codes
+        with self._mesh():
+            random = self._keys(keys, numbers)
+            self._slots = decoding.begin(self._slots, self._rows, chosen, random, (least, most))
+        ending = np.where(chosen, np.where(most > 0, RUNNING, decoding.CUT), self.seen.ending)
+        lengths = np.where(chosen, 0, self.seen.lengths)
+        self.seen = Seen(ending, lengths, np.where(chosen, 0, self.seen.log_probability))
+
+    def fork(self, parents: np.ndarray, keys: np.ndarray, numbers: np.ndarray) -> None:
+        """Each slot goes on from its parent's place, a column of its row, as another candidate.
+
+        Args:
+            parents, keys, numbers: [G, C].
+        """
+        with self._mesh():
+            random = self._keys(keys, numbers)
+            self._slots = decoding.fork(self._slots, np.int32(parents), random)
+        self.seen = Seen(*(np.take_along_axis(x, parents, 1) for x in self.seen))
+
+    def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
+        flat = candidate_keys(self._seed, np.int32(keys).ravel(), np.int32(numbers).ravel())
+        return flat.reshape(self.shape)
+
+    def decode(
+        self, wanted: Sequence[int] | None = None, wait: int = 1, steps: int = FOREVER
+    ) -> None:
+        """Draws until so many slots that are `wanted` are free, none runs, or the steps are done.
+
+        Caches grow as they fill.
+        """
+        wanted = np.full(self.shape[0], IGNORE) if wanted is None else np.asarray(wanted)
+        while True:
+            limits = self._limits(wanted=np.int32(wanted), wait=np.int32(wait), steps=steps)
+            with self._mesh():
+                self._slots, done = self._sampler.decode(self._rows, self._slots, limits)
+            self.seen = self._look()
+            steps -= int(done)
+            running = self.seen.ending == RUNNING
+            full = running.any() and steps > 0 and not self._enough(running, wanted, wait)
+            if not full:
+                return
+            with self._mesh():
+                self._slots = decoding.grow(self._slots)
+
+    def _enough(self, running: np.ndarray, wanted: np.ndarray, wait: int) -> bool:
+        free, idle = (~running).sum(1), ~running.any(1) * running.shape[1]
+        counted = np.where(wanted == decoding.ANY, free, (wanted == decoding.WHOLE) * idle)
+        return counted.sum() >= wait
+
+    def takes(self, places: Sequence[tuple[int, int]]) -> list[Take]:
+        """What the slots (row, column) hold, ended or not."""
+        codes = np.asarray(self._slots.codes)
+        found = []
+        for place in places:
+            ending = self.seen.ending[place]
+            found.append(
+                Take(
+                    codes[place][: self.seen.lengths[place]],
+                    bool(ending == ENDED),
+                    float(self.seen.log_probability[place]),
+                    doomed={LOOPED: LOOP, SILENT: SILENCE}.get(int(ending), ""),
+                )
+            )
+        return found
+
+
+def width(length: int) -> int:
+    """Tokens of the program that computes a prompt: two sizes from a power of two to the next."""
+    power = 1 << (length - 1).bit_length()
+    return max(NARROWEST, 3 * power // 4 if length <= 3 * power // 4 else power)
