@@ -43,6 +43,7 @@ from llasa_jax.config.runs import (
     SpeakerRun,
 )
 from llasa_jax.config.search import (
+    BeamConfig,
     GuardConfig,
     SamplerConfig,
 )
@@ -58,6 +59,7 @@ from llasa_jax.config.verifiers import (
 
 __all__ = [
     "AttentionBlocks",
+    "BeamConfig",
     "CodecConfig",
     "CodecRun",
     "ConvConfig",

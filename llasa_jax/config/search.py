@@ -51,3 +51,37 @@ class GuardConfig:
     silent_codes: int = 0
     silence_db: float = -50.0
     retries: int = 2
+
+    def __post_init__(self):
+        require(0 < self.min_codes <= self.max_codes, "guards: 0 < min_codes <= max_codes")
+        counts = (self.slack_codes, self.loop_codes, self.silent_codes, self.retries)
+        require(min(counts) >= 0, "guards: counts must not be negative")
+
+
+@dataclass(frozen=True)
+class BeamConfig:
+    """A process-reward beam: the paper's is 16 beams x 16 samples, a step of 25 codes.
+
+    `prefix_seconds`: how much of a take the beam decides (the paper: 2 s); what follows is drawn to
+    the end, `completions` times of each beam (default: `samples`), and best-of-N chooses. None: the
+    beam goes to the end.
+    """
+
+    beams: int = 16
+    samples: int = 16
+    step_codes: int = 25
+    prefix_seconds: float | None = 2.0
+    completions: int | None = None
+
+    def __post_init__(self):
+        sizes = (self.beams, self.samples, self.step_codes)
+        require(min(sizes) > 0, "beam: beams, samples and step_codes must be positive")
+        prefix, completions = self.prefix_seconds, self.completions
+        require(prefix is None or prefix > 0, "beam.prefix_seconds: positive, or none")
+        fits = completions is None or 0 < completions <= self.samples
+        require(fits, f"beam.completions: from 1 to the {self.samples} samples of a beam")
+
+    @property
+    def width(self) -> int:
+        """Candidates at once."""
+        return self.beams * self.samples

@@ -254,8 +254,11 @@ def begin(
 
 
 @functools.partial(jax.jit, donate_argnames="slots")
-def fork(slots: Slots, parents: jax.Array, keys: jax.Array) -> Slots:
-    """Each slot goes on from where slot `parents` [G, C] of its row is, with keys [G, C]."""
+def fork(slots: Slots, parents: jax.Array, keys: jax.Array, kept: jax.Array) -> Slots:
+    """Each slot goes on from where slot `parents` [G, C] of its row is, with keys [G, C].
+
+    Those that are not `kept` [G, C] stay empty.
+    """
 
     def pick(x: jax.Array) -> jax.Array:  # [G, C, ...]
         places = jnp.expand_dims(parents, range(2, x.ndim))
@@ -268,6 +271,7 @@ def fork(slots: Slots, parents: jax.Array, keys: jax.Array) -> Slots:
 
     caches = jax.tree.map(pick_cache, (slots.recent, slots.blocks))
     apart = {name: pick(getattr(slots, name)) for name in slots._fields[4:]}
+    apart["ending"] = jnp.where(kept, apart["ending"], EMPTY)
     fresh = {"filled": slots.filled, "recent": caches[0], "blocks": caches[1], "keys": keys}
     return Slots(**fresh, **apart)
 

@@ -1,7 +1,8 @@
 """Text in, scored takes out: sampler, codec and verifiers put together, with no files."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.config import GuardConfig
 from llasa_jax.lm.vocabulary import Vocabulary
-from llasa_jax.search.guards import OK, code_bounds, judge_codes, judge_take
-from llasa_jax.search.sampler import Sampler
-from llasa_jax.search.strategies import Pool
-from llasa_jax.search.take import Take
+from llasa_jax.search.guards import code_bounds, judge_codes, judge_take
+from llasa_jax.search.sampler import REDRAWN, Sampler
+from llasa_jax.search.strategies import Pool, first_accepted, join
+from llasa_jax.search.take import OK, Take
 from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
 
 SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are scored: few programs
@@ -23,6 +24,24 @@ class Prompt(NamedTuple):
 
     text: str
     codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """One text to speak.
+
+    Attributes:
+        ids: what the decoder is given.
+        known: codes of the prompt int32 [T].
+        bounds: least and greatest number of codes.
+        targets: what each verifier compares with (`Verifier.reference`).
+    """
+
+    text: str
+    ids: np.ndarray
+    known: np.ndarray
+    bounds: tuple[int, int]
+    targets: Sequence[np.ndarray]
 
 
 class Engine:
@@ -47,6 +66,22 @@ class Engine:
     def rate(self) -> int:
         return self.codec.config.sample_rate
 
+    def tasks(
+        self,
+        texts: Sequence[str],
+        references: Sequence[Sequence[np.ndarray]],
+        prompts: Sequence[Prompt | None] | None,
+    ) -> list[Task]:
+        """What is to be spoken; as the arguments of `pools`."""
+        prompts = [None] * len(texts) if prompts is None else prompts
+        found = []
+        for text, targets, before in zip(texts, references, prompts, strict=True):
+            known = np.zeros(0, np.int32) if before is None else before.codes
+            said = text if before is None else f"{before.text} {text}"
+            ids, bounds = self.vocabulary.prompt(said, known), code_bounds(text, self.guards)
+            found.append(Task(text, ids, known, bounds, targets))
+        return found
+
     def pools(
         self,
         texts: Sequence[str],
@@ -64,54 +99,156 @@ class Engine:
                 take decoded together, and what belongs to the prompt is cut off.
         """
         start = time.monotonic()
-        bounds = [code_bounds(text, self.guards) for text in texts]
-        prompts = [None] * len(texts) if prompts is None else prompts
-        drawn = self.sampler(
-            [
-                self.vocabulary.prompt(text)
-                if before is None
-                else self.vocabulary.prompt(f"{before.text} {text}", before.codes)
-                for text, before in zip(texts, prompts, strict=True)
-            ],
-            candidates=candidates,
-            min_codes=[low for low, _ in bounds],
-            max_codes=[high for _, high in bounds],
-            seed=seed,
-            retries=self.guards.retries,
-            failed=lambda take: judge_codes(take, self.guards) != OK,
-        )
-        known = [np.zeros(0, np.int32) if one is None else one.codes for one in prompts]
-        waves = iter(
-            self.codec.decode(
-                [
-                    np.concatenate([before, take.codes])
-                    for before, takes in zip(known, drawn, strict=True)
-                    for take in takes
-                ]
-            )
-        )
-        pools = []
-        for text, takes, targets, before in zip(texts, drawn, references, known, strict=True):
-            cut = len(before) * self.codec.config.output_hop
-            sounds = [next(waves)[cut:] for _ in takes]
-            statuses = [
-                judge_take(text, take, wave, self.rate, self.guards)
-                for take, wave in zip(takes, sounds, strict=True)
-            ]
-            pools.append(Pool(text, takes, sounds, statuses, self._score(takes, sounds, targets)))
+        tasks = self.tasks(texts, references, prompts)
+        numbers = [range(candidates)] * len(tasks)
+        pools = self._pools(tasks, range(len(tasks)), numbers, seed, candidates)
         return pools, time.monotonic() - start
 
-    def _score(
-        self, takes: Sequence[Take], waves: Sequence[np.ndarray], targets: Sequence[np.ndarray]
+    def sequential(
+        self,
+        texts: Sequence[str],
+        references: Sequence[Sequence[np.ndarray]],
+        *,
+        candidates: int,
+        thresholds: Mapping[str, float],
+        seed: int,
+        prompts: Sequence[Prompt | None] | None = None,
+        at_once: int = 1,
+    ) -> tuple[list[Pool], float]:
+        """As `pools`, but a text's pool ends with the first take that is accepted.
+
+        The takes are those that `pools` draws, `at_once` of them a turn.
+
+        Args:
+            candidates: at most so many of each text.
+            thresholds: what each of these verifiers must give a take (`first_accepted`).
+        """
+        start = time.monotonic()
+        tasks = self.tasks(texts, references, prompts)
+        pools: dict[int, Pool] = {}
+        left = list(range(len(tasks)))
+        for first in range(0, candidates, at_once):
+            numbers = [range(first, min(first + at_once, candidates))] * len(left)
+            chosen = [tasks[i] for i in left]
+            drawn = self._pools(chosen, left, numbers, seed, at_once)
+            for i, pool in zip(left, drawn, strict=True):
+                pools[i] = pool if i not in pools else join(pools[i], pool)
+            left = [i for i in left if first_accepted(pools[i], thresholds) is None]
+            if not left:
+                break
+        return [pools[i] for i in range(len(tasks))], time.monotonic() - start
+
+    def _pools(
+        self,
+        tasks: Sequence[Task],
+        keys: Sequence[int],
+        numbers: Sequence[Sequence[int]],
+        seed: int,
+        columns: int,
+    ) -> list[Pool]:
+        """Takes of these numbers of each task; those that fail are drawn again."""
+        retries, guards = self.guards.retries, self.guards
+
+        def draw(numbers: Sequence[Sequence[int]], retries: int) -> list[list[Take]]:
+            return self.sampler(
+                [task.ids for task in tasks],
+                candidates=numbers,
+                min_codes=[task.bounds[0] for task in tasks],
+                max_codes=[task.bounds[1] for task in tasks],
+                seed=seed,
+                keys=keys,
+                retries=retries,
+                failed=lambda take: judge_codes(take, guards) != OK,
+                guards=guards,
+                columns=columns,
+            )
+
+        takes = draw(numbers, retries)
+        waves = self.waves(tasks, takes)
+        statuses = self.statuses(tasks, takes, waves)
+        for _ in range(retries):  # what can only be heard: silence, an early stop
+            again = [
+                [n for n, status in enumerate(own) if status != OK and of[n].redrawn < retries]
+                for own, of in zip(statuses, takes, strict=True)
+            ]
+            if not any(again):
+                break
+            chosen = [
+                [number[n] + (of[n].redrawn + 1) * REDRAWN for n in places]
+                for number, of, places in zip(numbers, takes, again, strict=True)
+            ]
+            new = draw(chosen, 0)
+            new_waves = self.waves(tasks, new)
+            new_statuses = self.statuses(tasks, new, new_waves)
+            for i, places in enumerate(again):
+                for place, n in enumerate(places):
+                    takes[i][n] = new[i][place].instead_of(takes[i][n])
+                    waves[i][n], statuses[i][n] = new_waves[i][place], new_statuses[i][place]
+        return [
+            Pool(task.text, *found, self.score(task, *found[:2]))
+            for task, *found in zip(tasks, takes, waves, statuses, strict=True)
+        ]
+
+    def waves(
+        self, tasks: Sequence[Task], takes: Sequence[Sequence[Take]]
+    ) -> list[list[np.ndarray]]:
+        """The wave of each take, decoded with its prompt before it, which is cut off.
+
+        That of a take without a code is empty.
+        """
+        spoken = [
+            np.concatenate([task.known, take.codes])
+            for task, own in zip(tasks, takes, strict=True)
+            for take in own
+            if len(take.codes)
+        ]
+        decoded = iter(self.codec.decode(spoken))
+        hop, nothing = self.codec.config.output_hop, np.zeros(0, np.float32)
+        return [
+            [next(decoded)[len(task.known) * hop :] if len(t.codes) else nothing for t in own]
+            for task, own in zip(tasks, takes, strict=True)
+        ]
+
+    def statuses(
+        self,
+        tasks: Sequence[Task],
+        takes: Sequence[Sequence[Take]],
+        waves: Sequence[Sequence[np.ndarray]],
+    ) -> list[list[str]]:
+        """The guards' verdict on each take."""
+        return [
+            [
+                judge_take(task.text, take, wave, self.rate, self.guards)
+                for take, wave in zip(own, sounds, strict=True)
+            ]
+            for task, own, sounds in zip(tasks, takes, waves, strict=True)
+        ]
+
+    def score(
+        self,
+        task: Task,
+        takes: Sequence[Take],
+        waves: Sequence[np.ndarray],
+        names: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Scores of one text's takes, from one compiled call."""
+        """Scores of one text's takes, from one compiled call.
+
+        Args:
+            names: of the verifiers to ask; None: all.
+        """
         unit = round(SCORED_SECONDS * self.rate)
-        size = -(-max(map(len, waves)) // unit) * unit
+        size = max(1, -(-max(map(len, waves)) // unit)) * unit
         padded = np.zeros((len(waves), size), np.float32)
         codes = np.zeros((len(waves), size // self.codec.config.hop), np.int32)
         for row, (take, wave) in enumerate(zip(takes, waves, strict=True)):
             padded[row, : len(wave)] = wave
             codes[row, : len(take.codes)] = take.codes
         lengths = np.array([len(wave) for wave in waves], np.int32)
-        scores = score_all(self.verifiers, Candidates(codes, padded, lengths), targets)
+        asked = [
+            (one, target)
+            for one, target in zip(self.verifiers, task.targets, strict=True)
+            if names is None or one.name in names
+        ]
+        verifiers, targets = zip(*asked, strict=True)
+        scores = score_all(verifiers, Candidates(codes, padded, lengths), targets)
         return {name: np.asarray(values) for name, values in scores.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from llasa_jax.search.guards import failure_rates
 from llasa_jax.search.strategies import Pool, combined
 
 
@@ -28,7 +29,7 @@ def search_record(
 
     Returns:
         A dict of plain values without NaN or infinity (those become None). `tokens` counts what
-        was drawn for each candidate, END and what was `discarded` included.
+        was drawn for all candidates, END and what was `discarded` or dropped included.
     """
     totals = combined(pool.scores, weights, pool.statuses)
     candidates = [
@@ -36,6 +37,7 @@ def search_record(
             "codes": len(take.codes),
             "stopped": take.stopped,
             "discarded": take.discarded,
+            "redrawn": take.redrawn,
             "status": status,
             "log_probability": take.log_probability,
             "scores": {name: float(values[i]) for name, values in pool.scores.items()},
@@ -51,7 +53,9 @@ def search_record(
         "weights": dict(weights),
         "candidates": candidates,
         "choices": {str(n): int(place) for n, place in choices.items()},
-        "tokens": sum(len(t.codes) + t.stopped + t.discarded for t in pool.takes),
+        "failures": failure_rates(pool.statuses),
+        "rounds": pool.rounds,
+        "tokens": pool.tokens,
         "seconds": seconds,
     }
     return _finite(record)

@@ -93,7 +93,7 @@ class Sampler:
         self,
         prompts: Sequence[np.ndarray],
         *,
-        candidates: int,
+        candidates: int | Sequence[Sequence[int]],
         min_codes: Sequence[int],
         max_codes: Sequence[int],
         seed: int,
@@ -101,28 +101,32 @@ class Sampler:
         retries: int = 0,
         failed: Callable[[Take], bool] = lambda take: not take.stopped,
         guards: GuardConfig | None = None,
-        first: int = 0,
+        columns: int | None = None,
     ) -> list[list[Take]]:
-        """`candidates` takes of each prompt, in order.
+        """Takes of each prompt, in order.
 
         Args:
             prompts: ids up to START and the prompt's codes, as `Vocabulary.prompt` gives them.
+            candidates: how many takes of each prompt, or their numbers: so many count from 0.
             min_codes, max_codes: bounds for each prompt; END is not drawn before `min_codes` (at
                 least 1), and a take that does not end within `max_codes` is cut there.
             keys: a number for each prompt, on which its randomness hangs; default: its place.
             retries: how often a take that `failed` is drawn again.
             guards: whose loops and silences stop a take at once; None: they do not.
-            first: number of the first candidate; those of a pool count from 0.
+            columns: of this call, instead of the sampler's.
         """
-        if not len(prompts):
-            return []
         keys = range(len(prompts)) if keys is None else keys
-        columns = min(self.columns or candidates, self.slots)
+        if isinstance(candidates, int):
+            candidates = [range(candidates)] * len(prompts)
+        most = max(map(len, candidates), default=0)
+        if not most:
+            return [[] for _ in prompts]
+        columns = min(columns or self.columns or most, self.slots)
         rows = self.slots // columns
         session = Session(self, prompts, rows, columns, seed=seed, guards=guards)
         # The longest first: what is left for the end is short.
         order = sorted(range(len(prompts)), key=lambda i: -max_codes[i])
-        queues = {i: deque((n, 0) for n in range(candidates)) for i in order}
+        queues = {i: deque((n, 0) for n in range(len(candidates[i]))) for i in order}
         takes: dict[tuple[int, int], Take] = {}
         held: list[int | None] = [None] * rows
         busy: dict[tuple[int, int], tuple[int, int, int]] = {}
@@ -146,7 +150,7 @@ class Sampler:
                         break
                     n, attempt = queues[i].popleft()
                     busy[row, column] = i, n, attempt
-                    number = first + n + attempt * REDRAWN
+                    number = candidates[i][n] + attempt * REDRAWN
                     bounds = min_codes[i], max_codes[i]
                     starts.append(Start(row, column, keys[i], number, *bounds))
             if not busy:
@@ -164,10 +168,7 @@ class Sampler:
             ended = [place for place in busy if session.seen.ending[place] != RUNNING]
             for place, take in zip(ended, session.takes(ended), strict=True):
                 i, n, attempt = busy.pop(place)
-                old = takes.get((i, n))
-                if old is not None:
-                    take = replace(take, discarded=old.discarded + len(old.codes))
-                takes[i, n] = take
+                takes[i, n] = take.instead_of(takes[i, n]) if attempt else take
                 if attempt < retries and failed(take):
                     queues[i].append((n, attempt + 1))
-        return [[takes[i, n] for n in range(candidates)] for i in range(len(prompts))]
+        return [[takes[i, n] for n in range(len(own))] for i, own in enumerate(candidates)]

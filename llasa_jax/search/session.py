@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -62,6 +62,7 @@ class Session:
     ):
         self._sampler, self._prompts, self._seed = sampler, prompts, seed
         self.shape = rows, columns
+        self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
         longest = max(map(len, prompts))
         settings = {"lm": sampler.lm, "config": sampler.config, "shape": self.shape}
         with self._mesh():
@@ -119,16 +120,20 @@ class Session:
         lengths = np.where(chosen, 0, self.seen.lengths)
         self.seen = Seen(ending, lengths, np.where(chosen, 0, self.seen.log_probability))
 
-    def fork(self, parents: np.ndarray, keys: np.ndarray, numbers: np.ndarray) -> None:
+    def fork(
+        self, parents: np.ndarray, keys: np.ndarray, numbers: np.ndarray, kept: np.ndarray
+    ) -> None:
         """Each slot goes on from its parent's place, a column of its row, as another candidate.
 
         Args:
             parents, keys, numbers: [G, C].
+            kept: which slots go on [G, C]; the others stay empty.
         """
         with self._mesh():
             random = self._keys(keys, numbers)
-            self._slots = decoding.fork(self._slots, np.int32(parents), random)
-        self.seen = Seen(*(np.take_along_axis(x, parents, 1) for x in self.seen))
+            self._slots = decoding.fork(self._slots, np.int32(parents), random, kept)
+        seen = Seen(*(np.take_along_axis(x, parents, 1) for x in self.seen))
+        self.seen = seen._replace(ending=np.where(kept, seen.ending, decoding.EMPTY))
 
     def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
         flat = candidate_keys(self._seed, np.int32(keys).ravel(), np.int32(numbers).ravel())
@@ -142,6 +147,7 @@ class Session:
         Caches grow as they fill.
         """
         wanted = np.full(self.shape[0], IGNORE) if wanted is None else np.asarray(wanted)
+        before = self._tokens()
         while True:
             limits = self._limits(wanted=np.int32(wanted), wait=np.int32(wait), steps=steps)
             with self._mesh():
@@ -151,16 +157,24 @@ class Session:
             running = self.seen.ending == RUNNING
             full = running.any() and steps > 0 and not self._enough(running, wanted, wait)
             if not full:
+                self.drawn += self._tokens() - before
                 return
             with self._mesh():
                 self._slots = decoding.grow(self._slots)
+
+    def _tokens(self) -> np.ndarray:
+        return (self.seen.lengths + (self.seen.ending == ENDED)).sum(1)
 
     def _enough(self, running: np.ndarray, wanted: np.ndarray, wait: int) -> bool:
         free, idle = (~running).sum(1), ~running.any(1) * running.shape[1]
         counted = np.where(wanted == decoding.ANY, free, (wanted == decoding.WHOLE) * idle)
         return counted.sum() >= wait
 
-    def takes(self, places: Sequence[tuple[int, int]]) -> list[Take]:
+    def running(self) -> np.ndarray:
+        """Which slots have not ended, bool [G, C]."""
+        return self.seen.ending == RUNNING
+
+    def takes(self, places: Iterable[tuple[int, int]]) -> list[Take]:
         """What the slots (row, column) hold, ended or not."""
         codes = np.asarray(self._slots.codes)
         found = []
