@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         train.add_convert,
         train.add_plan,
         measure.add_eval,
+        measure.add_curve,
         measure.add_bench,
     ):
         add(commands)

@@ -53,6 +53,17 @@ def decoder_flops(
     return tokens * (config.layers * layer + head * 2 * config.dim * config.vocab)
 
 
+def sampling_flops(config: DecoderConfig, prompt: int, tokens: float, length: float) -> float:
+    """FLOPs of drawing `tokens` tokens in takes of `length` after one prompt, computed once.
+
+    The head is that of the codes and END, the only ids that are scored. What is computed in slots
+    that are free counts for nothing.
+    """
+    before = decoder_flops(config, prompt, prompt, head=False)
+    drawn = decoder_flops(config, tokens, 2 * prompt + length, head=False)
+    return before + drawn + tokens * 2 * config.dim * (config.codes + 1)
+
+
 def transformer_flops(config: TransformerConfig, frames: float, length: float) -> float:
     """Forward FLOPs of the codec's bidirectional layers over `frames` frames in pieces of `length`.
 

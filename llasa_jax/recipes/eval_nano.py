@@ -62,7 +62,7 @@ def eval_nano(
         UserError: there is nothing to say, the model has no voice of the corpus, or a judge or
             flite is missing.
     """
-    given = None if sentences is None else _read_sentences(sentences)
+    given = None if sentences is None else read_sentences(sentences)
     corpus = FliteEnglish(default_cache())
     texts = (given or corpus.held_out(utterances))[:utterances]
     voice = Voice(model_folder(model))
@@ -145,7 +145,8 @@ def eval_nano(
     return found
 
 
-def _read_sentences(path: Path) -> list[str]:
+def read_sentences(path: Path) -> list[str]:
+    """Texts of a file, one a line; UserError if there is none or one cannot be spoken."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

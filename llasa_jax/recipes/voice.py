@@ -15,7 +15,7 @@ from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.voices import NamedVoice, load_voices, recorded_voice
-from llasa_jax.search.engine import Engine
+from llasa_jax.search.engine import Engine, Prompt
 from llasa_jax.search.record import search_record
 from llasa_jax.search.sampler import Sampler
 from llasa_jax.search.strategies import Pool, best_of
@@ -72,6 +72,16 @@ class Voice:
         Raises:
             UserError: if a text holds nothing to say or a speaker is unknown.
         """
+        references, prompts = self.arguments(texts, speakers)
+        return self.engine.pools(
+            texts, references, candidates=candidates, seed=seed, prompts=prompts
+        )
+
+    def arguments(
+        self, texts: Sequence[str], speakers: Sequence[str]
+    ) -> tuple[list[tuple[np.ndarray, ...]], list[Prompt | None]]:
+        """What each verifier compares with, and the prompt, for each text: as `Engine.pools` takes
+        them; UserError as `pools`."""
         voices = [self.named(speaker) for speaker in speakers]
         references = [
             (
@@ -80,10 +90,7 @@ class Voice:
             )
             for text, voice in zip(texts, voices, strict=True)
         ]
-        prompts = [voice.prompt for voice in voices]
-        return self.engine.pools(
-            texts, references, candidates=candidates, seed=seed, prompts=prompts
-        )
+        return references, [voice.prompt for voice in voices]
 
     @property
     def usual(self) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -74,7 +75,10 @@ class Sampler:
         if mesh is not None:
             axes = nn.logical_axes(graphdef, params)
             params = jax.device_put(params, shardings(mesh, Rules(), axes, params))
-        graphdef, params = nn.for_inference(graphdef, params)
+        dtype = jnp.dtype(lm.compute_dtype)  # cast once, not each step
+        graphdef, params = nn.for_inference(
+            graphdef, jax.tree.map(lambda x: x.astype(dtype), params)
+        )
         self.config, self.slots, self.mesh = config, slots, mesh
         self.columns, self.room = columns, -(-room // CHUNK) * CHUNK
         self.silent = np.zeros(lm.codes, bool)

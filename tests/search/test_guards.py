@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llasa_jax.config import GuardConfig
-from llasa_jax.search.guards import code_bounds, judge_take, longest_loop
+from llasa_jax.search.guards import code_bounds, failure_rates, judge_take, longest_loop
 from llasa_jax.search.take import Take
 
 CONFIG = GuardConfig()
@@ -70,3 +70,10 @@ def test_loops_are_found_as_by_hand(codes):
 )
 def test_each_failure_has_its_name(codes, stopped, wave, status):
     assert judge_take(TEXT, take(codes, stopped), wave, RATE, CONFIG) == status
+
+
+def test_failure_rates_have_their_upper_bound():
+    found = failure_rates(["ok"] * 198 + ["loop", "silence"])
+    assert found["of"] == 200 and found["any"]["count"] == 2
+    assert found["runaway"]["count"] == 0 and 0.0148 < found["runaway"]["under"] < 0.0150
+    assert found["loop"]["under"] > found["runaway"]["under"]

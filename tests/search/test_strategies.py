@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from llasa_jax.errors import UserError
 from llasa_jax.search.record import search_record
-from llasa_jax.search.strategies import Pool, best_of, combined, ranking
+from llasa_jax.search.strategies import (
+    Pool,
+    best_of,
+    combined,
+    first_accepted,
+    join,
+    pareto_best,
+    pareto_front,
+    ranking,
+    threshold_then_rank,
+)
 from llasa_jax.search.take import Take
 
 
@@ -70,3 +80,40 @@ def test_record_is_strict_json():
     assert record["choices"] == {"1": 0, "2": 0} and record["tokens"] == 5
     assert record["candidates"][0]["scores"] == {"a": 1.0, "unused": None}
     assert record["candidates"][1]["status"] == "loop"
+
+
+def test_threshold_then_rank_and_the_first_accepted():
+    found = pool({"a": [1.0, 3.0, 2.0, 9.0], "b": [5.0, 0.0, 4.0, 9.0]}, ["ok"] * 3 + ["loop"])
+    assert threshold_then_rank(found, {"b": 4.0}, {"a": 1.0}) == 2
+    assert threshold_then_rank(found, {"b": 8.0}, {"a": 1.0}) == 1  # none: as without
+    assert first_accepted(found, {"b": 4.0}) == 0 and first_accepted(found, {"a": 2.5}) == 1
+    assert first_accepted(found, {"a": 5.0}) is None
+    with pytest.raises(UserError, match="verifier c: gave no scores"):
+        first_accepted(found, {"c": 0.0})
+
+
+def test_the_pareto_front_and_its_most_balanced_take():
+    scores = {"a": [0.0, 1.0, 2.0, 3.0, 9.0], "b": [3.0, 0.5, 2.0, 0.0, 9.0]}
+    found = pool(scores, ["ok"] * 4 + ["runaway"])
+    assert pareto_front(found, ["a", "b"]) == [0, 2, 3]
+    assert pareto_best(found, {"a": 1.0, "b": 1.0}) == 2
+    assert pareto_front(pool({"a": [1.0, 1.0]}), ["a"]) == [0, 1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_what_is_not_on_the_front_is_beaten_by_what_is(pairs):
+    table = np.array(pairs, float)
+    front = pareto_front(pool({"a": table[:, 0], "b": table[:, 1]}), ["a", "b"])
+    for i, one in enumerate(table):
+        beaten = any((x >= one).all() and (x > one).any() for x in table[front])
+        assert beaten != (i in front)
+
+
+def test_budgets_and_mixtures():
+    found = pool({"a": [1.0, 3.0, 2.0]})  # 2, 3 and 4 tokens
+    assert found.tokens == 9
+    sizes = [len(found.within(tokens).takes) for tokens in (0, 2, 4, 5, 8, 9, 99)]
+    assert sizes == [1, 1, 1, 2, 2, 3, 3]
+    other = pool({"a": [5.0]})
+    both = join(found, other)
+    assert best_of(both, {"a": 1.0}) == 3 and both.tokens == 11 and len(both.waves) == 4
