@@ -82,8 +82,9 @@ def add_plan(commands) -> None:
     settings(parser)
     parser.add_argument("--topology", required=True, help="chip and grid, as v5p:4x4x4")
     parser.add_argument("--slices", type=int, default=1, help="so many of that grid (1)")
-    help = "what to compile (default: train, the language model; encode: the codec's encoder)"
-    programs = ("train", "codec", "encode")
+    help = "what to compile (default: train, the language model; encode: the codec's encoder; "
+    help += "search: the decoding loop of the paper's beam)"
+    programs = ("train", "codec", "encode", "search")
     parser.add_argument("--program", choices=programs, default="train", help=help)
     help = "tokens of a step on all chips, a codec's codes (default: the configuration's)"
     parser.add_argument("--batch-tokens", type=int, default=None, metavar="TOTAL", help=help)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from llasa_jax.config import CodecRun, DecoderRun, load_config
 from llasa_jax.errors import UserError
 from llasa_jax.parallel.aot import toolchain, topology
+from llasa_jax.recipes.plan_decode import compile_decode, decode_table
 from llasa_jax.recipes.plan_encode import compile_encode, encode_table
 from llasa_jax.recipes.plan_search import remedies, search
 from llasa_jax.recipes.plan_step import PROGRAMS, compile_step, sized
@@ -30,8 +31,9 @@ def plan(
     and the devices of a slice along fsdp.
 
     Args:
-        program: "codec" or "train" (the language model); or "encode", no training step but the
-            codec's encoder (`plan_encode.compile_encode`).
+        program: "codec" or "train" (the language model); or no training step: "encode", the codec's
+            encoder (`plan_encode.compile_encode`); "search", the decoding loop of the paper's beam
+            (`plan_decode.compile_decode`).
         where: as "v5p:4x4x4".
         slices: of that shape, joined by the data-center network.
         batch_tokens: of a step, on all chips together (a codec's codes); default: configured.
@@ -47,9 +49,10 @@ def plan(
         UserError: if the topology is unknown, libtpu is missing, the configuration does not divide
             over the mesh, or the compiler refuses the program.
     """
-    kind = CodecRun if program == "encode" else PROGRAMS[program][0]
+    others = {"encode": CodecRun, "search": DecoderRun}
+    kind = others[program] if program in others else PROGRAMS[program][0]
     run = load_config(config, kind, list(assignments))
-    run = run if program == "encode" else sized(run, batch_tokens)
+    run = run if program in others else sized(run, batch_tokens)
     pod = topology(where, slices)
     words = ["llasa plan", config, "--program", program, "--topology", where]
     words += ["--slices", str(slices)] if slices > 1 else []
@@ -58,6 +61,8 @@ def plan(
     found = {"command": " ".join(words), "toolchain": toolchain()}
     if program == "encode":
         return found | compile_encode(run, pod, batch_tokens)
+    if program == "search":
+        return found | compile_decode(run, pod)
     if best:
         if not isinstance(run, DecoderRun):
             raise UserError("--search: for --program train")
@@ -70,6 +75,8 @@ def plan(
 
 def table(found: dict) -> str:
     """The plan as text."""
+    if "utterance_s" in found:
+        return decode_table(found)
     if "mesh" not in found and "search" not in found:
         return encode_table(found)
     sizes, units = found["bytes"], 1e9

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from llasa_jax import nn
-from llasa_jax.config import GuardConfig, SamplerConfig
+from llasa_jax.config import DecoderConfig, GuardConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
@@ -31,6 +31,17 @@ from llasa_jax.search.take import Take
 
 REDRAWN = 1 << 20  # added to a candidate's number whenever it is drawn again
 EARLY = 8  # the loop stops for refilling when one of so many slots is free
+
+
+def prepared(lm: DecoderConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
+    """The decoder as the loop takes it: layers apart, in the dtype of its products.
+
+    Else the loop would copy each layer out of stacked arrays whenever it is entered, and cast all
+    of them each step.
+    """
+    graphdef, _ = nn.abstract(lambda rngs: Decoder(lm, rngs=rngs))
+    dtype = jnp.dtype(lm.compute_dtype)
+    return nn.for_inference(graphdef, jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
 
 
 class Sampler:
@@ -69,16 +80,11 @@ class Sampler:
                 f"sampler: the model has {lm.text_vocab} text ids and {lm.codes} codes, its "
                 f"tokenizer {vocabulary.text_vocab} and {vocabulary.code_count}"
             )
-        # Layers apart: the loop would copy each out of the stacked arrays whenever it is entered.
-        self.lm = replace(lm, scan_layers=False, remat="none", attention="reference")
-        graphdef, _ = nn.abstract(lambda rngs: Decoder(self.lm, rngs=rngs))
         if mesh is not None:
             axes = nn.logical_axes(graphdef, params)
             params = jax.device_put(params, shardings(mesh, Rules(), axes, params))
-        dtype = jnp.dtype(lm.compute_dtype)  # cast once, not each step
-        graphdef, params = nn.for_inference(
-            graphdef, jax.tree.map(lambda x: x.astype(dtype), params)
-        )
+        self.lm = replace(lm, scan_layers=False, remat="none", attention="reference")
+        graphdef, params = prepared(self.lm, params)
         self.config, self.slots, self.mesh = config, slots, mesh
         self.columns, self.room = columns, -(-room // CHUNK) * CHUNK
         self.silent = np.zeros(lm.codes, bool)
