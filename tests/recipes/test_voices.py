@@ -7,45 +7,21 @@ import jax
 import numpy as np
 import pytest
 
-from llasa_jax import nn
 from llasa_jax.audio.io import read_audio, write_audio
 from llasa_jax.cli import main
-from llasa_jax.config import DecoderConfig, RecogniserConfig, SpeakerConfig
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
-from llasa_jax.interop.bundle import load_part, part_hash, save_part
-from llasa_jax.lm.model import Decoder
-from llasa_jax.lm.vocabulary import english_vocabulary
+from llasa_jax.interop.bundle import load_part, part_hash
 from llasa_jax.recipes import stages, voices
 from llasa_jax.recipes.voice import Voice, guards
 from llasa_jax.recipes.voices import VoiceMaker, load_voices
-from llasa_jax.verifiers.recogniser import Recogniser
-from llasa_jax.verifiers.speaker import SpeakerEncoder
 
 RATE = 16_000
-LM = DecoderConfig(
-    dim=16, ffn=16, layers=1, heads=2, kv_heads=1, head_dim=8, text_vocab=268, codes=60
-)
-PARTS = {
-    "lm": (LM, Decoder),
-    "recogniser": (RecogniserConfig(dim=8, layers=1, width=3), Recogniser),
-    "speaker": (SpeakerConfig(channels=8, layers=1, embedding=4), SpeakerEncoder),
-}
 
 
 @pytest.fixture(scope="module")
-def model(make_model, tmp_path_factory):
-    """A whole model of random weights, which learned from one speaker."""
-    folder = tmp_path_factory.mktemp("voices") / "model"
-    make_model(folder)
-    rng = np.random.default_rng(1)
-    for name, (config, module) in PARTS.items():
-        _, template = nn.abstract(lambda rngs, m=module, c=config: m(c, rngs=rngs))
-        params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("f4"), template)
-        about = {"speakers": ["s0"], "pace": 1.5, "voices": {"s0": [1.0, 0, 0, 0]}}
-        save_part(folder, name, config, params, about)
-    english_vocabulary(60).save(folder)
-    return folder
+def model(speaking_model):
+    return speaking_model
 
 
 @pytest.fixture
@@ -183,13 +159,13 @@ def test_guards_follow_the_rate_of_codes():
     assert (slow.max_codes, slow.loop_codes) == (1.75, usual.loop_codes // 2)
 
 
-def test_a_model_folder_is_copied_in_half(model, tmp_path, capsys):
+def test_a_model_folder_is_copied_in_half(model, tmp_path, capsys, speaking_parts):
     words = ["convert", str(model), "--out", str(tmp_path / "half"), "--dtype", "float16"]
     (model / "sampling.json").write_text('{"temperature": 0.5}')
     assert main(words) == 0
     (model / "sampling.json").unlink()
     assert main(words) == 2 and "exists already" in capsys.readouterr().err
-    for name, (config, module) in PARTS.items():
+    for name, (config, module) in speaking_parts.items():
         read = [
             load_part(folder, name, type(config), lambda c, r, m=module: m(c, rngs=r))
             for folder in (model, tmp_path / "half")
