@@ -39,9 +39,9 @@ class GuardConfig:
 
     `min_codes`, `max_codes`: bounds on codes per character; 2 at 50 codes a second are the 25
     characters a second that nobody exceeds. `slack_codes` are added to the upper bound.
-    `loop_codes`: a run of that many equal codes (or short cycles) is a loop. `silent_codes`: a run
-    of that many codes that are known to be silent stops a take (0: off). `retries`: how often a
-    take that failed is drawn again.
+    `loop_codes`: a run of that many equal codes (or short cycles) is a loop; `silent_codes`: a run
+    of that many codes that are known to be silent stops a take (0: off, both). `retries`: how
+    often a take that failed is drawn again.
     """
 
     min_codes: float = 2.0

@@ -54,7 +54,7 @@ def judge_codes(take: Take, config: GuardConfig) -> str:
     """ "ok", "runaway", "loop" or "silence": what can be said before decoding."""
     if take.doomed:
         return take.doomed
-    if longest_loop(take.codes) >= config.loop_codes:
+    if config.loop_codes and longest_loop(take.codes) >= config.loop_codes:
         return LOOP
     return OK if take.stopped else RUNAWAY
 
