@@ -41,7 +41,7 @@ def prepared(lm: DecoderConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
     """
     graphdef, _ = nn.abstract(lambda rngs: Decoder(lm, rngs=rngs))
     dtype = jnp.dtype(lm.compute_dtype)
-    return nn.for_inference(graphdef, jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
+    return nn.for_inference(graphdef, jax.tree.map(lambda x: x.astype(dtype), params))
 
 
 class Sampler:

@@ -80,7 +80,9 @@ class Session:
 
     def _look(self) -> Seen:
         slots = self._slots
-        return Seen(*jax.device_get((slots.ending, slots.lengths, slots.log_probability)))
+        # Copies: what a CPU gives the host may be the device's own memory, which is donated later.
+        found = slots.ending, slots.lengths, slots.log_probability
+        return Seen(*(np.array(x) for x in jax.device_get(found)))
 
     def install(self, places: Mapping[int, int]) -> None:
         """Computes prompts and puts them into rows: {row: number of the prompt}."""
@@ -182,7 +184,7 @@ class Session:
             ending = self.seen.ending[place]
             found.append(
                 Take(
-                    codes[place][: self.seen.lengths[place]],
+                    codes[place][: self.seen.lengths[place]].copy(),
                     bool(ending == ENDED),
                     float(self.seen.log_probability[place]),
                     doomed={LOOPED: LOOP, SILENT: SILENCE}.get(int(ending), ""),

@@ -69,8 +69,7 @@ def test_partial_reward_keeps_prefixes_that_score_well(tiny, pools):
         assert len(pool.takes) == 4 and len(pool.rounds) <= 3
         starts = {tuple(take.codes[:prefix].tolist()) for take in pool.takes}
         assert len(starts) <= 2  # of two beams
-        spent = sum(take.tokens for take in pool.takes)
-        assert 0 < pool.drawn != spent
+        assert pool.drawn > max(take.tokens for take in pool.takes)
         first = pool.rounds[0]
         assert first["kept"] and len(first["scores"]["level"]) == 2
         assert first["scores"]["level"] == sorted(first["scores"]["level"], reverse=True)
