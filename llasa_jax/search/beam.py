@@ -42,7 +42,7 @@ def beam_pools(
     Raises:
         UserError: if a beam does not fit into the sampler's slots, or as `combined`.
     """
-    rows = engine.sampler.slots // config.width
+    rows = min(engine.sampler.slots // config.width, 1 << (len(texts) - 1).bit_length())
     if not rows:
         raise UserError(
             f"beam: {config.beams} x {config.samples} candidates need {config.width} slots, the "
@@ -71,8 +71,15 @@ class Beam:
         self.engine, self.tasks, self.config = engine, tasks, config
         self.first, self.weights = first, weights
         ids = [task.ids for task in tasks]
-        guards = engine.guards
-        self.session = Session(engine.sampler, ids, rows, config.width, seed=seed, guards=guards)
+        self.session = Session(
+            engine.sampler,
+            ids,
+            rows,
+            config.width,
+            most=max(task.bounds[1] for task in tasks),
+            seed=seed,
+            guards=engine.guards,
+        )
         self.rounds: list[list[dict]] = [[] for _ in tasks]
 
     def __call__(self) -> list[Pool]:

@@ -101,7 +101,8 @@ class Engine:
         start = time.monotonic()
         tasks = self.tasks(texts, references, prompts)
         numbers = [range(candidates)] * len(tasks)
-        pools = self._pools(tasks, range(len(tasks)), numbers, seed, candidates)
+        shape = self.sampler.shape([candidates] * len(tasks))
+        pools = self._pools(tasks, range(len(tasks)), numbers, seed, shape)
         return pools, time.monotonic() - start
 
     def sequential(
@@ -127,10 +128,11 @@ class Engine:
         tasks = self.tasks(texts, references, prompts)
         pools: dict[int, Pool] = {}
         left = list(range(len(tasks)))
+        shape = self.sampler.shape([at_once] * len(tasks))
         for first in range(0, candidates, at_once):
             numbers = [range(first, min(first + at_once, candidates))] * len(left)
             chosen = [tasks[i] for i in left]
-            drawn = self._pools(chosen, left, numbers, seed, at_once)
+            drawn = self._pools(chosen, left, numbers, seed, shape)
             for i, pool in zip(left, drawn, strict=True):
                 pools[i] = pool if i not in pools else join(pools[i], pool)
             left = [i for i in left if first_accepted(pools[i], thresholds) is None]
@@ -144,7 +146,7 @@ class Engine:
         keys: Sequence[int],
         numbers: Sequence[Sequence[int]],
         seed: int,
-        columns: int,
+        shape: tuple[int, int],
     ) -> list[Pool]:
         """Takes of these numbers of each task; those that fail are drawn again."""
         retries, guards = self.guards.retries, self.guards
@@ -160,7 +162,7 @@ class Engine:
                 retries=retries,
                 failed=lambda take: judge_codes(take, guards) != OK,
                 guards=guards,
-                columns=columns,
+                shape=shape,
             )
 
         takes = draw(numbers, retries)

@@ -50,9 +50,8 @@ class Sampler:
     Args:
         graphdef, params: the decoder, as `nn.split` gives it.
         vocabulary: must have the decoder's number of text ids and codes.
-        slots: candidates that are drawn at once; all of them are computed, whatever is asked for.
-        columns: slots that share a row's prompt; default: as many as the candidates of a call. The
-            program, and so the last bits of a result, hang on slots and columns.
+        slots: candidates that are drawn at once, at most (`shape`).
+        columns: slots that share a row's prompt; default: as many as the candidates of a call.
         room: codes that fit into the first caches; they double whenever they are full.
         silent: codes that are known to be silent, for `GuardConfig.silent_codes`.
         mesh: lays prompts over data and fsdp, heads and feed-forward over tensor.
@@ -99,6 +98,16 @@ class Sampler:
         parts = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         return max(1, rows // EARLY // parts) * parts
 
+    def shape(self, counts: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the slots for so many candidates of each prompt.
+
+        A power of two of rows, unless there are fewer slots: few programs are compiled. The program
+        hangs on the shape, and so do the last bits of a result; on nothing else of a call.
+        """
+        columns = min(self.columns or max(counts, default=1), self.slots)
+        needed = sum(-(-count // columns) for count in counts)
+        return min(self.slots // columns, 1 << max(0, needed - 1).bit_length()), columns
+
     def __call__(
         self,
         prompts: Sequence[np.ndarray],
@@ -111,7 +120,7 @@ class Sampler:
         retries: int = 0,
         failed: Callable[[Take], bool] = lambda take: not take.stopped,
         guards: GuardConfig | None = None,
-        columns: int | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> list[list[Take]]:
         """Takes of each prompt, in order.
 
@@ -123,17 +132,17 @@ class Sampler:
             keys: a number for each prompt, on which its randomness hangs; default: its place.
             retries: how often a take that `failed` is drawn again.
             guards: whose loops and silences stop a take at once; None: they do not.
-            columns: of this call, instead of the sampler's.
+            shape: rows and columns of the slots; default: `shape` of the candidates.
         """
         keys = range(len(prompts)) if keys is None else keys
         if isinstance(candidates, int):
             candidates = [range(candidates)] * len(prompts)
-        most = max(map(len, candidates), default=0)
-        if not most:
+        if not any(map(len, candidates)):
             return [[] for _ in prompts]
-        columns = min(columns or self.columns or most, self.slots)
-        rows = self.slots // columns
-        session = Session(self, prompts, rows, columns, seed=seed, guards=guards)
+        rows, columns = shape or self.shape([*map(len, candidates)])
+        session = Session(
+            self, prompts, rows, columns, most=max(max_codes), seed=seed, guards=guards
+        )
         # The longest first: what is left for the end is short.
         order = sorted(range(len(prompts)), key=lambda i: -max_codes[i])
         queues = {i: deque((n, 0) for n in range(len(candidates[i]))) for i in order}
@@ -174,7 +183,7 @@ class Sampler:
                 ANY if i is not None and queues[i] else WHOLE if waiting else IGNORE for i in held
             ]
             most = columns * sum(one != IGNORE for one in wanted)
-            session.decode(wanted, max(1, min(self.slots // EARLY, most)))
+            session.decode(wanted, max(1, min(rows * columns // EARLY, most)))
             ended = [place for place in busy if session.seen.ending[place] != RUNNING]
             for place, take in zip(ended, session.takes(ended), strict=True):
                 i, n, attempt = busy.pop(place)

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import psutil
+from jax.sharding import Mesh
 
-from llasa_jax.config import GuardConfig
+from llasa_jax.config import DecoderConfig, GuardConfig
+from llasa_jax.errors import UserError
 from llasa_jax.parallel.mesh import on_mesh
 from llasa_jax.search import decoding
 from llasa_jax.search.decoding import ENDED, IGNORE, LOOPED, RUNNING, SILENT, Limits
@@ -47,7 +51,11 @@ class Session:
     Args:
         prompts: all that will be installed.
         rows, columns: G and C.
+        most: codes of the longest take.
         guards: whose `loop_codes` and `silent_codes` stop takes; None: nothing stops them.
+
+    Raises:
+        UserError: if the caches do not fit into the memory that is free.
     """
 
     def __init__(
@@ -57,9 +65,11 @@ class Session:
         rows: int,
         columns: int,
         *,
+        most: int,
         seed: int,
         guards: GuardConfig | None = None,
     ):
+        check_memory(sampler.lm, rows, columns, max(map(len, prompts)), most, sampler.mesh)
         self._sampler, self._prompts, self._seed = sampler, prompts, seed
         self.shape = rows, columns
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
@@ -191,6 +201,35 @@ class Session:
                 )
             )
         return found
+
+
+def check_memory(
+    lm: DecoderConfig, rows: int, columns: int, prompt: int, most: int, mesh: Mesh | None
+) -> None:
+    """Refuses slots whose caches, at their longest, exceed the memory that is free.
+
+    Raises:
+        UserError: with how many slots would fit.
+    """
+    devices = 1 if mesh is None else mesh.size
+    one = 2 * lm.layers * lm.kv_heads * lm.head_dim * jnp.dtype(lm.compute_dtype).itemsize
+    shared, own = one * rows * sum(decoding.part_sizes(prompt)), one * most
+    free = free_bytes() * devices
+    if shared + rows * columns * own > free:
+        fit = max(0, int((free - shared) // own))
+        raise UserError(
+            f"sampler: {rows * columns} candidates at once of up to {most} codes need "
+            f"{(shared + rows * columns * own) / 2**30:.1f} GiB, {free / 2**30:.1f} are free; "
+            f"at most {fit} fit"
+        )
+
+
+def free_bytes() -> float:
+    """Memory of a device that nothing holds yet."""
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return psutil.virtual_memory().available / jax.local_device_count()
+    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def width(length: int) -> int:

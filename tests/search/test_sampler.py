@@ -195,7 +195,7 @@ def test_loops_and_silences_end_a_take_at_once(tiny):
 
 def test_a_forked_take_goes_on_from_its_parent(tiny, log_probabilities):
     """Forks at a step that is no multiple of a chunk; then a slot that stays empty."""
-    session = Session(tiny.sampler(), PROMPTS, 3, 4, seed=1)
+    session = Session(tiny.sampler(), PROMPTS, 3, 4, most=70, seed=1)
     session.install({0: 0, 1: 1, 2: 2})
     places = [(row, column) for row in range(3) for column in range(4)]
     session.begin([Start(row, column, row, column, 50, 70) for row, column in places])
@@ -247,3 +247,14 @@ def test_on_meshes_the_same_is_drawn():
     assert set(found) == {"data=8", "data=4 tensor=2", "data=2 fsdp=2 tensor=2"}
     for name, numbers in found.items():
         assert numbers["equal"] >= 0.99 and numbers["nats"] < 1e-4, (name, numbers)
+
+
+def test_shapes_are_few_and_too_many_slots_are_refused(tiny, monkeypatch):
+    drawn = tiny.sampler(64)
+    assert drawn.shape([1]) == (1, 1) and drawn.shape([16]) == (1, 16)
+    assert {drawn.shape([4] * n) for n in range(9, 100)} == {(16, 4)}
+    assert tiny.sampler(12).shape([400]) == (1, 12)
+    monkeypatch.setattr("llasa_jax.search.session.free_bytes", lambda: 2**20)
+    # A slot of 512 codes: 2 x 2 layers x 2 heads x 8 floats of 4 bytes each.
+    with pytest.raises(UserError, match="64 candidates at once of up to 512 codes .* 7 fit"):
+        drawn(PROMPTS[:1], candidates=64, seed=0, min_codes=[1], max_codes=[512])
