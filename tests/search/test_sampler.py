@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from llasa_jax.config import GuardConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import EOT, nano_vocabulary
+from llasa_jax.search import decoding
 from llasa_jax.search.guards import LOOP, RUNAWAY, SILENCE, judge_codes, longest_loop
 from llasa_jax.search.sampler import Sampler
 from llasa_jax.search.session import Session, Start, width
@@ -151,12 +153,21 @@ def test_failed_takes_are_drawn_again_and_no_others(tiny, takes):
     assert all(map(equal, alone[0], found[0]))
 
 
-def test_pools_are_nested_and_turns_change_nothing(tiny, takes):
+def test_pools_are_nested_and_one_at_a_time_is_the_same(tiny, takes):
     bounds = dict(min_codes=[1], max_codes=[30])
-    turns = tiny.sampler(2)([PROMPTS[0]], candidates=5, seed=7, **bounds)[0]
-    assert len(turns) == 5 and all(map(equal, takes[0], turns))
-    other = tiny.sampler(2)([PROMPTS[0]], candidates=2, seed=8, **bounds)[0]
-    assert not any(map(equal, other, turns))
+    alone = tiny.sampler(1)([PROMPTS[0]], candidates=5, seed=7, **bounds)[0]
+    assert len(alone) == 5 and all(map(equal, takes[0], alone))
+    for one, two in zip(takes[0], alone, strict=False):
+        assert one.log_probability == pytest.approx(two.log_probability, rel=1e-5)
+    other = tiny.sampler(1)([PROMPTS[0]], candidates=2, seed=8, **bounds)[0]
+    assert not any(map(equal, other, alone))
+
+
+def test_sixteen_candidates_have_one_prompt_between_them(tiny):
+    empty = partial(decoding.empty, lm=tiny.config, config=SamplerConfig(), length=100, room=64)
+    rows, slots = jax.eval_shape(partial(empty, shape=tiny.sampler(16).shape([16])))
+    assert rows.caches[0][0][0].shape == (2, 1, 8, 128)
+    assert slots.blocks[0][0][0].shape == (2, 16, 8, 64)
 
 
 def test_no_prompts_and_a_foreign_vocabulary(tiny):
