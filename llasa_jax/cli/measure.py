@@ -140,7 +140,10 @@ def add_curve(commands) -> None:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(word) for word in text.split(",")}))
+    try:
+        return tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, as 1,4,16") from error
 
 
 def _numbers(text: str) -> dict[str, float]:

@@ -41,6 +41,7 @@ STRATEGIES = ("best-of", "sequential", "beam", "partial")
 JUDGES = ("pocketsphinx", "content")
 SLOTS = 64
 CALIBRATION = 16  # sentences whose first takes say what "sequential" accepts
+PARTS = ("lm", "codec", "recogniser", "speaker")
 VERSION = 1  # of the records
 
 
@@ -185,7 +186,8 @@ class Curve:
         self.targets = self._targets()
         what = {
             "version": VERSION,
-            "parts": {part: part_hash(model, part) for part in ("lm", "codec", "recogniser")},
+            "parts": {part: part_hash(model, part) for part in PARTS},
+            "voices": names,
             "settings": asdict(settings),
             "voice": self.voice.settings,
             "judge": judge,
@@ -274,9 +276,8 @@ class Curve:
             budgets = [pool.tokens for pool in pools]
             usual = [np.mean([len(take.codes) + 1 for take in pool.takes]) for pool in pools]
             most = math.ceil(1.25 * max(np.divide(budgets, usual)))
-            more, seconds = self.voice.pools(
-                texts, speakers, candidates=min(most, MAX_CANDIDATES), seed=seed
-            )
+            most = min(1 << (most - 1).bit_length(), MAX_CANDIDATES)  # few programs are compiled
+            more, seconds = self.voice.pools(texts, speakers, candidates=most, seed=seed)
             equal = [pool.within(budget) for pool, budget in zip(more, budgets, strict=True)]
             label = Label("best-of", n, matched_to=settings.strategy)
             yield Group(label, equal, seconds, [(label, [self._pick(pool) for pool in equal])])

@@ -63,7 +63,7 @@ def compile_decode(run: DecoderRun, pod: Topology) -> dict[str, Any]:
             *[zero] * 4,
             jax.ShapeDtypeStruct((lm.codes,), bool),
         )
-        limits = jax.tree.map(partial(_place, mesh), limits, is_leaf=_is_array)
+        limits = jax.tree.map(partial(_place, mesh), limits)
         traced = decoding.decode.trace(
             params,
             rows,
@@ -135,10 +135,6 @@ def _abstract_model(lm: Any, mesh: Mesh) -> tuple[Any, dict]:
 
     laid = jax.tree.map(lay, axes, apart, is_leaf=lambda node: isinstance(node, tuple))
     return found[0], laid
-
-
-def _is_array(node: Any) -> bool:
-    return isinstance(node, jax.ShapeDtypeStruct)
 
 
 def _place(mesh: Mesh, leaf: Any, *axes: str | None) -> jax.ShapeDtypeStruct:

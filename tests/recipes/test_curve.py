@@ -124,7 +124,7 @@ def test_sequential_and_partial(run):
         ("--select loudness=1", "verifier loudness: unknown, there are: content, speaker"),
         ("--select content", "'content': expected NAME=NUMBER"),
         ("--candidates 0,4", "--candidates: numbers from 1 to 256"),
-        ("--candidates few", "argument --candidates: invalid"),
+        ("--candidates few", "argument --candidates: 'few': expected numbers, as 1,4,16"),
         ("--sentences {here}/none", "none: cannot be read as text"),
     ],
 )
