@@ -42,12 +42,12 @@ def beam_pools(
     Raises:
         UserError: if a beam does not fit into the sampler's slots, or as `combined`.
     """
-    rows = min(engine.sampler.slots // config.width, 1 << (len(texts) - 1).bit_length())
-    if not rows:
+    if config.width > engine.sampler.slots:
         raise UserError(
             f"beam: {config.beams} x {config.samples} candidates need {config.width} slots, the "
             f"sampler has {engine.sampler.slots}; take fewer beams or samples"
         )
+    rows = engine.sampler.rows(len(texts), config.width)
     start = time.monotonic()
     tasks, pools = engine.tasks(texts, references, prompts), []
     for first in range(0, len(tasks), rows):

@@ -93,20 +93,31 @@ class Sampler:
         end = vocabulary.speech_end
         self.decode = functools.partial(decoding.decode, params, end=end, **shared)
 
+    @property
+    def _parts(self) -> int:
+        """Devices that rows are split over."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
     def prompts_at_once(self, rows: int) -> int:
         """Prompts that are computed together: few, for rows become free one by one."""
-        parts = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return max(1, rows // EARLY // parts) * parts
+        return max(1, rows // EARLY // self._parts) * self._parts
+
+    def rows(self, needed: int, columns: int) -> int:
+        """Rows of so many columns that are made for a call that needs so many.
+
+        A power of two, unless there are fewer slots, and on a mesh some for each device: few
+        programs are compiled.
+        """
+        rows = min(self.slots // columns, 1 << max(0, needed - 1).bit_length())
+        return -(-max(1, rows) // self._parts) * self._parts
 
     def shape(self, counts: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the slots for so many candidates of each prompt.
 
-        A power of two of rows, unless there are fewer slots: few programs are compiled. The program
-        hangs on the shape, and so do the last bits of a result; on nothing else of a call.
+        The program hangs on them, and so do the last bits of a result; on nothing else of a call.
         """
         columns = min(self.columns or max(counts, default=1), self.slots)
-        needed = sum(-(-count // columns) for count in counts)
-        return min(self.slots // columns, 1 << max(0, needed - 1).bit_length()), columns
+        return self.rows(sum(-(-count // columns) for count in counts), columns), columns
 
     def __call__(
         self,
