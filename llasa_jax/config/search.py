@@ -53,7 +53,7 @@ class GuardConfig:
     retries: int = 2
 
     def __post_init__(self):
-        require(0 < self.min_codes <= self.max_codes, "guards: 0 < min_codes <= max_codes")
+        require(min(self.min_codes, self.max_codes) > 0, "guards: rates must be positive")
         counts = (self.slack_codes, self.loop_codes, self.silent_codes, self.retries)
         require(min(counts) >= 0, "guards: counts must not be negative")
 

@@ -101,7 +101,7 @@ class Beam:
             session.decode(steps=config.step_codes)
             kept = self._select()
             if not session.running().any():
-                return self._pools([sorted(set(own)) for own in kept])
+                return self._pools([list(dict.fromkeys(own)) for own in kept])
             ways = config.samples if turn < last else config.completions or config.samples
             self._fork(kept, turn, ways)
             if turn >= last:
