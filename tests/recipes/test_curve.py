@@ -74,12 +74,13 @@ def check(found, points):
 
 
 def test_best_of_leaves_records_and_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(curve.Curve, "_seconds", lambda self: {1: 0.5, 2: 0.75})  # two programs
     found = run("--candidates", "1,2")
     check(found, 2)
     one, two = found["points"]
     assert (one["n"], two["n"]) == (1, 2) and one["tokens"] < two["tokens"]
     assert two["scores"]["content"] >= one["scores"]["content"]  # it was chosen by it
-    assert one["seconds"] > 0 and two["seconds"] > 0
+    assert (one["seconds"], two["seconds"]) == (0.5, 0.75)
     expected = word_errors(SENTENCES, ["one two a no"] * 4).rate
     assert one["judge_wer"] == pytest.approx(expected)
     assert found["differences"][0]["wer"]["value"] == pytest.approx(0)
@@ -106,6 +107,8 @@ def test_sequential_and_partial(run):
     check(found, 2)
     one, three = found["points"]
     assert one["takes"] == 1 <= three["takes"] <= 3
+    assert 0 < one["seconds"] and 0 < three["seconds"]
+    assert run("--strategy", "sequential", "--candidates", "1,3")["points"] == found["points"]
     assert found["settings"]["accept"]["content"] < 0
     found = run("--strategy", "partial", "--candidates", "2", "--step-codes", "8")
     check(found, 2)

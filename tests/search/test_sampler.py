@@ -128,11 +128,16 @@ def equal(one, two):
     return (one.codes.tolist(), one.stopped) == (two.codes.tolist(), two.stopped)
 
 
-def test_a_candidate_does_not_depend_on_its_company(tiny, takes):
+COMPANY = ("Another sentence of a good few words.", TEXTS[2], "Others.", "More.", "Few.")
+
+
+@pytest.mark.parametrize(
+    "before", ["", pytest.param("A long prompt takes two parts. " * 4, marks=pytest.mark.slow)]
+)
+def test_a_candidate_does_not_depend_on_its_company(tiny, takes, before):
     """Others that are longer, more of them, in other rows: the same to the last bit."""
-    texts = ("Another sentence of a good few words, " * 3, TEXTS[2], "Others.", "More.", "Few.")
-    company = [VOCABULARY.prompt(text) for text in texts]
-    assert len(company[0]) > 128  # its keys take two parts
+    company = [VOCABULARY.prompt(text) for text in (before + COMPANY[0], *COMPANY[1:])]
+    assert (len(company[0]) > 128) == bool(before)
     bounds = dict(min_codes=[9, 3, 9, 9, 1], max_codes=[120, 100, 70, 20, 110])
     found = tiny.sampler()(company, candidates=4, seed=7, keys=[5, 2, 9, 4, 1], **bounds)[1]
     for one, two in zip(takes[2], found, strict=True):
