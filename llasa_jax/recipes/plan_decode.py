@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llasa_jax import nn
 from llasa_jax.config import BeamConfig, DecoderRun, SamplerConfig
@@ -54,16 +54,13 @@ def compile_decode(run: DecoderRun, pod: Topology) -> dict[str, Any]:
     graphdef, params = _abstract_model(lm, mesh)
     length = math.ceil(SECONDS * CODES_A_SECOND)
     first = 1 << (length - 1).bit_length()
+    state = jax.eval_shape(decoding.empty(None, lm, config, shape, PROMPT, first))
+    rows, slots = jax.tree.map(_placed, state, decoding.places(state, mesh))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    number = partial(jax.ShapeDtypeStruct, dtype=jnp.int32, sharding=everywhere)
+    silent = jax.ShapeDtypeStruct((lm.codes,), bool, sharding=everywhere)
+    limits = decoding.Limits(number(shape[:1]), *[number(())] * 4, silent)
     with on_mesh(mesh):
-        settings = {"lm": lm, "config": config, "shape": shape, "length": PROMPT, "room": first}
-        rows, slots = _placed(jax.eval_shape(partial(decoding.empty, **settings)), mesh)
-        zero = jax.ShapeDtypeStruct((), jnp.int32)
-        limits = decoding.Limits(
-            jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-            *[zero] * 4,
-            jax.ShapeDtypeStruct((lm.codes,), bool),
-        )
-        limits = jax.tree.map(partial(_place, mesh), limits)
         traced = decoding.decode.trace(
             params,
             rows,
@@ -137,27 +134,8 @@ def _abstract_model(lm: Any, mesh: Mesh) -> tuple[Any, dict]:
     return found[0], laid
 
 
-def _place(mesh: Mesh, leaf: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
-    axes = axes or (None,) * len(leaf.shape)
-    where = sharding(mesh, Rules(), axes, leaf.shape, "slots")
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, where.spec))
-
-
-def _placed(state: tuple, mesh: Mesh) -> tuple:
-    """Rows and slots where the sampler has them: caches over heads and rows, the rest over rows."""
-
-    def lay(leaf: Any) -> jax.ShapeDtypeStruct:
-        if not leaf.shape:
-            return _place(mesh, leaf)
-        is_cache = len(leaf.shape) == 4
-        axes = (
-            ("kv_heads", "batch", None, None)
-            if is_cache
-            else ("batch",) + (None,) * (leaf.ndim - 1)
-        )
-        return _place(mesh, leaf, *axes)
-
-    return jax.tree.map(lay, state)
+def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 def decode_table(found: dict[str, Any]) -> str:

@@ -10,17 +10,19 @@ others use add exact zeros to its softmax and its sums.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, SamplerConfig
 from llasa_jax.lm.model import MASKED, Decoder, Layer, head_logits
-from llasa_jax.parallel.mesh import constrain
+from llasa_jax.parallel.mesh import Rules, constrain, sharding
 from llasa_jax.search.draw import draw_aware, folded, penalised, uniform
 from llasa_jax.search.take import LONGEST_CYCLE
 
@@ -148,50 +150,76 @@ def prefill(
     return Prompts(parts, jnp.pad(seen, ((0, 0), (0, more))), lengths, last, said)
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "config", "shape", "length", "room"))
+@functools.cache
 def empty(
-    *, lm: DecoderConfig, config: SamplerConfig, shape: tuple[int, int], length: int, room: int
+    mesh: Mesh | None,
+    lm: DecoderConfig,
+    config: SamplerConfig,
+    shape: tuple[int, int],
+    length: int,
+    room: int,
+) -> Callable[[], tuple[Prompts, Slots]]:
+    """What makes rows and slots [G, C] with nothing in them, for prompts of `length` and `room`
+    codes: compiled once."""
+    make = functools.partial(_empty, lm, config, shape, length, room)
+    if mesh is None:
+        return jax.jit(make)
+    return jax.jit(make, out_shardings=places(jax.eval_shape(make), mesh))
+
+
+def _empty(
+    lm: DecoderConfig, config: SamplerConfig, shape: tuple[int, int], length: int, room: int
 ) -> tuple[Prompts, Slots]:
-    """Rows and slots [G, C] with nothing in them, for prompts of `length` and `room` codes."""
     (rows, _), slots = shape, shape[0] * shape[1]
     dtype, heads, size = jnp.dtype(lm.compute_dtype), lm.kv_heads, lm.head_dim
 
     def pair(count: int, length: int) -> tuple[jax.Array, jax.Array]:
         shapes = (heads, count, size, length), (heads, count, length, size)
-        return tuple(
-            constrain(jnp.zeros(shape, dtype), "kv_heads", "batch", None, None) for shape in shapes
-        )
+        return tuple(jnp.zeros(shape, dtype) for shape in shapes)
 
     layers, sizes = range(lm.layers), part_sizes(length)
     flags = 0 if config.repetition_penalty == 1 else lm.codes
-    one = lambda dtype, *rest: constrain(  # noqa: E731
-        jnp.zeros((*shape, *rest), dtype), "batch", *[None] * (1 + len(rest))
-    )
+    integers = lambda *rest: jnp.zeros((*shape, *rest), jnp.int32)  # noqa: E731
     prompts = Prompts(
         caches=[[pair(rows, part) for part in sizes] for _ in layers],
         seen=jnp.zeros((rows, sum(sizes)), bool),
         lengths=jnp.zeros(rows, jnp.int32),
-        hidden=constrain(jnp.zeros((rows, lm.dim), dtype), "batch", None),
+        hidden=jnp.zeros((rows, lm.dim), dtype),
         said=jnp.zeros((rows, flags), bool),
     )
-    integers = lambda *rest: one(jnp.int32, *rest)  # noqa: E731
     return prompts, Slots(
         filled=jnp.zeros((), jnp.int32),
         recent=[pair(slots, CHUNK) for _ in layers],
         blocks=[[pair(slots, room)] for _ in layers],
         keys=jax.random.split(jax.random.key(0), shape),
-        hidden=one(dtype, lm.dim),
+        hidden=jnp.zeros((*shape, lm.dim), dtype),
         codes=integers(room),
         lengths=integers(),
         min_codes=integers(),
         max_codes=integers(),
-        log_probability=one(jnp.float32),
+        log_probability=jnp.zeros(shape),
         ending=integers() + EMPTY,
         history=integers(max(LONGEST_CYCLE, config.ras_window)) - 1,
         runs=integers(LONGEST_CYCLE),
         quiet=integers(),
-        said=one(bool, flags),
+        said=jnp.zeros((*shape, flags), bool),
     )
+
+
+def places(state: tuple[Prompts, Slots], mesh: Mesh) -> tuple[Prompts, Slots]:
+    """Where rows and slots lie: caches by heads and rows, all else by rows.
+
+    Raises:
+        UserError: if the mesh does not divide them.
+    """
+
+    def one(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        rank = len(leaf.shape)
+        axes = ("batch",) + (None,) * (rank - 1) if rank else ()
+        axes = ("kv_heads", "batch", None, None) if rank == 4 else axes  # none but caches
+        return sharding(mesh, Rules(), axes, leaf.shape, "slots")
+
+    return jax.tree.map(one, state)
 
 
 @functools.partial(jax.jit, donate_argnames="rows")
@@ -316,7 +344,7 @@ def decode(
     layers, count = model.unstacked(), model.config.codes
     table = model.head_table().astype(slots.hidden.dtype)
     end_row = table[end : end + 1]  # cut out once, not each step
-    code_rows = table[first_code : first_code + count]
+    code_rows = constrain(table[first_code : first_code + count], "vocab", None)
     room = slots.codes.shape[2]
 
     def step(carry: tuple) -> tuple:

@@ -74,9 +74,8 @@ class Session:
         self.shape = rows, columns
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
         longest = max(map(len, prompts))
-        settings = {"lm": sampler.lm, "config": sampler.config, "shape": self.shape}
-        with self._mesh():
-            self._rows, self._slots = decoding.empty(**settings, length=longest, room=sampler.room)
+        settings = sampler.lm, sampler.config, self.shape, longest, sampler.room
+        self._rows, self._slots = decoding.empty(sampler.mesh, *settings)()
         loops, quiet = (guards.loop_codes, guards.silent_codes) if guards else (0, 0)
         silent = sampler.silent
         self._limits = functools.partial(

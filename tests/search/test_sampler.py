@@ -2,7 +2,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -173,8 +172,9 @@ def test_pools_are_nested_and_one_at_a_time_is_the_same(tiny, takes):
 
 
 def test_sixteen_candidates_have_one_prompt_between_them(tiny):
-    empty = partial(decoding.empty, lm=tiny.config, config=SamplerConfig(), length=100, room=64)
-    rows, slots = jax.eval_shape(partial(empty, shape=tiny.sampler(16).shape([16])))
+    shape = tiny.sampler(16).shape([16])
+    make = decoding.empty(None, tiny.config, SamplerConfig(), shape, 100, 64)
+    rows, slots = jax.eval_shape(make)
     assert rows.caches[0][0][0].shape == (2, 1, 8, 128)
     assert slots.blocks[0][0][0].shape == (2, 16, 8, 64)
 
