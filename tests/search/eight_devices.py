@@ -31,7 +31,7 @@ def main() -> None:
     runs = {}
     for sizes in ({}, *MESHES):
         mesh = make_mesh(**({"fsdp": 1} | sizes)) if sizes else None
-        drawn = Sampler(graphdef, params, VOCABULARY, slots=16, columns=2, room=32, mesh=mesh)
+        drawn = Sampler(graphdef, params, VOCABULARY, slots=16, columns=2, room=64, mesh=mesh)
         name = " ".join(f"{axis}={size}" for axis, size in sizes.items())
         runs[name] = sum(drawn(prompts, candidates=3, seed=0, **bounds), [])
     expected, found = runs.pop(""), {}
