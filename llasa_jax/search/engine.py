@@ -76,9 +76,12 @@ class Engine:
         prompts = [None] * len(texts) if prompts is None else prompts
         found = []
         for text, targets, before in zip(texts, references, prompts, strict=True):
-            known = np.zeros(0, np.int32) if before is None else before.codes
-            said = text if before is None else f"{before.text} {text}"
-            ids, bounds = self.vocabulary.prompt(said, known), code_bounds(text, self.guards)
+            known, prompt = np.zeros(0, np.int32), self.vocabulary.prompt
+            if before is None:
+                ids = prompt(text)
+            else:
+                known, ids = before.codes, prompt(f"{before.text} {text}", before.codes)
+            bounds = code_bounds(text, self.guards)
             found.append(Task(text, ids, known, bounds, targets))
         return found
 
