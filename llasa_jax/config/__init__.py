@@ -54,6 +54,7 @@ from llasa_jax.config.training import (
 from llasa_jax.config.verifiers import (
     RecogniserConfig,
     SpeakerConfig,
+    WhisperConfig,
 )
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "SpectralConfig",
     "TrainConfig",
     "TransformerConfig",
+    "WhisperConfig",
     "config_folder",
     "config_hash",
     "from_dict",
