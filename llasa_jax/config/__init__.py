@@ -52,8 +52,12 @@ from llasa_jax.config.training import (
     TrainConfig,
 )
 from llasa_jax.config.verifiers import (
+    Emotion2vecConfig,
+    HubertConfig,
     RecogniserConfig,
     SpeakerConfig,
+    SpeechConfig,
+    WavlmConfig,
     WhisperConfig,
 )
 
@@ -66,11 +70,13 @@ __all__ = [
     "DecoderConfig",
     "DecoderRun",
     "DiscriminatorConfig",
+    "Emotion2vecConfig",
     "ExampleKind",
     "FilterConfig",
     "GanConfig",
     "GuardConfig",
     "GuideConfig",
+    "HubertConfig",
     "LoraConfig",
     "MeshConfig",
     "OptimizerConfig",
@@ -83,8 +89,10 @@ __all__ = [
     "SpeakerConfig",
     "SpeakerRun",
     "SpectralConfig",
+    "SpeechConfig",
     "TrainConfig",
     "TransformerConfig",
+    "WavlmConfig",
     "WhisperConfig",
     "config_folder",
     "config_hash",

@@ -11,6 +11,7 @@ from llasa_jax import nn
 from llasa_jax.interop.bundle import flatten, unflatten
 from llasa_jax.interop.layouts import views
 from llasa_jax.interop.weights import write_tensors
+from llasa_jax.verifiers.protocol import Candidates
 
 SPECIALS = (
     "endoftext",
@@ -99,5 +100,46 @@ def speech_like():
             envelope = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(2, 4) * time)
             waves.append((0.1 * tones * envelope + rng.normal(0, 0.01, size)).astype(np.float32))
         return waves
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def randomise():
+    """(a torch module) -> the same, every parameter random: norms and biases as well."""
+
+    def make(model):
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.normal_(generator=generator)
+                if name.endswith(("weight_g", "original0")):
+                    weight.abs_().add_(1.0)
+                elif weight.ndim > 1 and not name.endswith(("positions.weight", "alibi_scale")):
+                    weight.mul_(1.3 * weight[0].numel() ** -0.5)
+                else:
+                    weight.mul_(0.2).add_(float("norm" in name and name.endswith("weight")))
+            for name, buffer in model.named_buffers():  # of batch norms
+                if name.endswith("running_mean"):
+                    buffer.normal_(0, 0.3, generator=generator)
+                elif name.endswith("running_var"):
+                    buffer.uniform_(0.5, 2.0, generator=generator)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def candidates_of():
+    """(waves, size) -> candidates; what lies past a wave's end is noise that nobody may hear."""
+
+    def make(waves: list[np.ndarray], size: int) -> Candidates:
+        padded = np.random.default_rng(2).normal(0, 0.3, (len(waves), size)).astype(np.float32)
+        for row, wave in zip(padded, waves, strict=True):
+            row[: len(wave)] = wave
+        lengths = np.array([len(wave) for wave in waves], np.int32)
+        return Candidates(np.zeros((len(waves), 1), np.int32), padded, lengths)
 
     return make

@@ -11,7 +11,7 @@ from llasa_jax import nn
 from llasa_jax.config import WhisperConfig
 from llasa_jax.errors import UserError
 from llasa_jax.interop.whisper import TABLE, import_whisper
-from llasa_jax.verifiers.protocol import Candidates, score_all
+from llasa_jax.verifiers.protocol import score_all
 from llasa_jax.verifiers.whisper import (
     Whisper,
     WhisperVocabulary,
@@ -76,14 +76,6 @@ def vocabulary(whisper_tokenizer):
     )
 
 
-def candidates_of(waves: list[np.ndarray], size: int) -> Candidates:
-    padded = np.full((len(waves), size), 0.3, np.float32)  # what lies past the end is not heard
-    for row, wave in zip(padded, waves, strict=True):
-        row[: len(wave)] = wave
-    lengths = np.array([len(wave) for wave in waves], np.int32)
-    return Candidates(np.zeros((len(waves), 1), np.int32), padded, lengths)
-
-
 def test_what_was_published_comes_in_whole(folder, params):
     config, imported, vocabulary = import_whisper(folder)
     assert config == SMALL
@@ -112,7 +104,7 @@ def test_another_model_is_refused(folder, file, change, message):
         import_whisper(folder, language="zh")
 
 
-def test_scores_are_those_of_each_candidate_alone(params, vocabulary, speech_like):
+def test_scores_are_those_of_each_candidate_alone(params, vocabulary, speech_like, candidates_of):
     verifier = whisper_verifier(SMALL, params, vocabulary)
     waves = speech_like(9000, 15000, 30000)
     target = verifier.reference("say it", None)
@@ -127,7 +119,9 @@ def test_scores_are_those_of_each_candidate_alone(params, vocabulary, speech_lik
             verifier.reference(text, None)
 
 
-def test_greedy_transcripts_are_the_best_tokens_of_the_whole_pass(params, vocabulary, speech_like):
+def test_greedy_transcripts_are_the_best_tokens_of_the_whole_pass(
+    params, vocabulary, speech_like, candidates_of
+):
     waves = speech_like(9000, 15000, 20000)
     batch = candidates_of(waves, 20480)
 
@@ -220,7 +214,7 @@ slow = pytest.mark.slow
     ids=["narrow", "tiny", "base", "small", "medium", "turbo-8-layers"],
 )
 def test_scores_and_transcripts_are_those_of_transformers(
-    tmp_path, config, whisper_tokenizer, speech_like
+    tmp_path, config, whisper_tokenizer, speech_like, candidates_of
 ):
     import torch
     from transformers import WhisperFeatureExtractor
