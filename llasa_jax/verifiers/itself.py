@@ -6,6 +6,8 @@ the tag that ends it, which a candidate that says more than the text makes unlik
 judge of what it selected, and no independent one of anything the same model spoke.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from llasa_jax.lm.attention import LANES
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.verifiers.batch import pad_labels
-from llasa_jax.verifiers.protocol import Candidates, Verifier
+from llasa_jax.verifiers.protocol import Candidates, Steps, Verifier
 
 
 def self_verifier(
@@ -48,19 +50,87 @@ def self_verifier(
             ids = jnp.pad(ids, ((0, 0), (0, -ids.shape[1] % LANES)))
         hidden = decoder.hidden(ids, jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape))
         places = counts + (len(before) + len(between) - 1) + jnp.arange(len(labels))
-        asking = jnp.take_along_axis(hidden, places[..., None], 1)
+        return _mean_of(decoder, jnp.take_along_axis(hidden, places[..., None], 1), labels)
 
-        def of_one(asking: jax.Array) -> jax.Array:  # all logits at once would be gigabytes
-            of_ids = jax.nn.log_softmax(decoder.logits(asking))
-            return jnp.take_along_axis(of_ids, jnp.maximum(labels, 0)[:, None], -1)[:, 0]
+    def start(params: dict, candidates: int, codes: int) -> dict:
+        room = len(before) + codes
+        shape = (candidates, config.layers, config.kv_heads, room, config.head_dim)
+        nothing = {
+            "keys": jnp.zeros(shape, config.compute_dtype),
+            "values": jnp.zeros(shape, config.compute_dtype),
+            "seen": jnp.zeros((candidates, room), bool),
+            "count": jnp.zeros(candidates, jnp.int32),
+        }
+        ids = jnp.broadcast_to(jnp.asarray(before), (candidates, len(before)))
+        counts = jnp.full(candidates, len(before), jnp.int32)
+        return _read(nn.merge(graphdef, params), nothing, ids, counts)[1]
 
-        weight = (labels >= 0).astype(jnp.float32)
-        return (jax.lax.map(of_one, asking) * weight).sum(1) / weight.sum()
+    def hear(params: dict, state: dict, codes: jax.Array, counts: jax.Array) -> dict:
+        ids = codes + vocabulary.first_code
+        return _read(nn.merge(graphdef, params), state, ids, counts)[1]
+
+    def score_heard(params: dict, state: dict, labels: jax.Array) -> jax.Array:
+        decoder = nn.merge(graphdef, params)
+        asked = jnp.concatenate([jnp.asarray(between), jnp.maximum(labels, 0)]).astype(jnp.int32)
+        rows = jnp.broadcast_to(asked, (len(state["count"]), len(asked)))
+        hidden, _ = _read(decoder, state, rows, jnp.zeros_like(state["count"]))
+        return _mean_of(decoder, hidden[:, len(between) - 1 : -1], labels)
 
     def reference(text: str, wave: np.ndarray | None) -> np.ndarray:
         return pad_labels(np.append(vocabulary.encode_text(text), vocabulary.text_end), -1)
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, Steps(start, hear, score_heard))
+
+
+def _mean_of(decoder: Decoder, asking: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean log-probability [N] of the labels [L] given hidden states [N, L, D] before each."""
+
+    def of_one(asking: jax.Array) -> jax.Array:  # all logits at once would be gigabytes
+        of_ids = jax.nn.log_softmax(decoder.logits(asking))
+        return jnp.take_along_axis(of_ids, jnp.maximum(labels, 0)[:, None], -1)[:, 0]
+
+    weight = (labels >= 0).astype(jnp.float32)
+    return (jax.lax.map(of_one, asking) * weight).sum(1) / weight.sum()
+
+
+def _read(
+    decoder: Decoder, state: dict, ids: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, dict]:
+    """Hidden states [N, M, D] of ids [N, M] after what is kept, and the state with `counts` more.
+
+    Args:
+        state: keys and values [N, L, K, S, H], which of them are seen [N, S], and how many ids
+            each candidate has read [N].
+    """
+    config, (batch, size) = decoder.config, ids.shape
+    seen = jnp.ones(ids.shape, bool) if config.unseen is None else ids != config.unseen
+    own = jnp.tril(jnp.ones((size, size), bool)) & seen[:, None]
+    past = jnp.broadcast_to(state["seen"][:, None], (batch, size, state["seen"].shape[1]))
+    mask = jnp.concatenate([past, own], -1)[:, None, None]
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, keys: jax.Array, values: jax.Array):
+        new = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        k, v = (jnp.concatenate(pair, 2) for pair in zip((keys, values), new, strict=True))
+        q = q.reshape(batch, size, config.kv_heads, -1, config.head_dim) * config.head_dim**-0.5
+        scores = jnp.einsum("NMKGH,NKSH->NKGMS", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e30)).astype(v.dtype)
+        return jnp.einsum("NKGMS,NKSH->NMKGH", weights, v), new
+
+    x, angles = decoder.embed(ids, state["count"][:, None] + jnp.arange(size))
+    each = tuple(state[name].swapaxes(0, 1) for name in ("keys", "values"))
+    x, new = decoder.layers(x, angles, attend, each=each)
+    real = seen & (jnp.arange(size) < counts[:, None])
+
+    def put(state: dict, keys: jax.Array, values: jax.Array, real: jax.Array) -> dict:
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=state["count"])
+        return {
+            "keys": write(state["keys"], keys, axis=2),
+            "values": write(state["values"], values, axis=2),
+            "seen": write(state["seen"], real, axis=0),
+        }
+
+    kept = jax.vmap(put)(state, *(one.swapaxes(0, 1) for one in new), real)
+    return decoder.norm(x), kept | {"count": state["count"] + counts}
 
 
 def _joined(
