@@ -1,6 +1,5 @@
 """Whisper: padding changes nothing, the loop equals the whole pass, and transformers agrees."""
 
-import dataclasses
 import json
 
 import jax
@@ -186,17 +185,17 @@ def theirs(config: WhisperConfig, folder, tokenizer):
 TINY = WhisperConfig()
 BASE = WhisperConfig(dim=512, ffn=2048, heads=8, encoder_layers=6, decoder_layers=6)
 SIZE_OF_SMALL = WhisperConfig(dim=768, ffn=3072, heads=12, encoder_layers=12, decoder_layers=12)
-MEDIUM = WhisperConfig(dim=1024, ffn=4096, heads=16, encoder_layers=24, decoder_layers=24)
+# Whole, these are 3 and 6 GB: cut to some of their layers, of the released widths.
+MEDIUM = WhisperConfig(dim=1024, ffn=4096, heads=16, encoder_layers=12, decoder_layers=12)
 LARGE = WhisperConfig(
     dim=1280,
     ffn=5120,
     heads=20,
-    encoder_layers=32,
-    decoder_layers=32,
+    encoder_layers=8,
+    decoder_layers=8,
     mel_bins=128,
     vocab=51866,
 )
-TURBO_CUT = dataclasses.replace(LARGE, encoder_layers=8, decoder_layers=4)
 slow = pytest.mark.slow
 
 
@@ -209,9 +208,9 @@ slow = pytest.mark.slow
         pytest.param(BASE, marks=slow),
         pytest.param(SIZE_OF_SMALL, marks=slow),
         pytest.param(MEDIUM, marks=slow),
-        pytest.param(TURBO_CUT, marks=slow),
+        pytest.param(LARGE, marks=slow),
     ],
-    ids=["narrow", "tiny", "base", "small", "medium", "turbo-8-layers"],
+    ids=["narrow", "tiny", "base", "small", "medium-12-layers", "large-v3-8-layers"],
 )
 def test_scores_and_transcripts_are_those_of_transformers(
     tmp_path, config, whisper_tokenizer, speech_like, candidates_of
@@ -220,44 +219,43 @@ def test_scores_and_transcripts_are_those_of_transformers(
     from transformers import WhisperFeatureExtractor
 
     model = theirs(config, tmp_path, whisper_tokenizer)
-    found_config, params, vocabulary = import_whisper(tmp_path)
-    assert found_config == config
+    vocabulary = WhisperVocabulary(whisper_tokenizer, language="en")
     waves = speech_like(8000, 16000, 20000)[: 3 if config == SMALL else 2]
     batch = candidates_of(waves, 20480)
-    seconds = config.frames / 50
     extractor = WhisperFeatureExtractor(config.mel_bins)
-    extractor.n_samples = round(seconds * 16000)
+    extractor.n_samples = config.frames * 320
     features = extractor(waves, sampling_rate=16000, return_tensors="pt").input_features
     sizes = dict(bins=config.mel_bins, frames=config.frames)
     mel = np.asarray(log_mel(batch.waves, batch.lengths, **sizes))
     np.testing.assert_allclose(mel, features.mT.numpy(), atol=2e-4)
 
-    labels = vocabulary.labels("a nice day")
+    labels, start = vocabulary.labels("a nice day"), len(vocabulary.prefix)
     tokens = torch.tensor([[*vocabulary.prefix, *labels[:-1]]]).repeat(len(waves), 1)
+    length = min(config.positions, 40)
     with torch.no_grad():
         logits = model(features, decoder_input_ids=tokens).logits.log_softmax(-1)
-        expected = logits[:, len(vocabulary.prefix) - 1 :].gather(
-            2, torch.tensor(labels)[None, :, None].repeat(len(waves), 1, 1)
-        )
-        length = min(config.positions, 40)
+        places = torch.tensor(labels)[None, :, None].repeat(len(waves), 1, 1)
+        expected = logits[:, start - 1 :].gather(2, places).mean((1, 2)).numpy()
         greedy = model.generate(features, language="en", task="transcribe", max_length=length)
+    del model, logits  # before its gigabytes are there again
+
+    found, params, vocabulary = import_whisper(tmp_path)
+    assert found == config
     verifier = whisper_verifier(config, params, vocabulary)
     target = verifier.reference("a nice day", None)
-    scores = np.asarray(jax.jit(verifier.score)(params, batch, target))
-    error = np.abs(scores - expected.mean((1, 2)).numpy()).max()
-    print(f"\n{config.dim} x {config.encoder_layers}: score {scores}, off by {error:.1e}")
-    assert error < 1e-4 and np.ptp(scores) > 1e-3 and scores.max() < -1
 
-    run = jax.jit(lambda p, w, n: model_ids(config, p, w, n, vocabulary, length))
-    ids = np.asarray(run(params, batch.waves, batch.lengths))
-    start = len(vocabulary.prefix)
+    @jax.jit
+    def both(params):
+        model = nn.merge(whisper_definition(config), params)
+        heard = model.hear(batch.waves, batch.lengths)
+        return verifier.score(params, batch, target), model.transcripts(heard, vocabulary, length)
+
+    scores, ids = (np.asarray(x) for x in both(params))
+    error = np.abs(scores - expected).max()
+    print(f"\nWhisper {config.dim} x {config.encoder_layers}: {scores} off by {error:.1e}")
+    assert error < 1e-4 and np.ptp(scores) > 1e-3 and scores.max() < -1
     for row, wanted in zip(ids[:, start:], greedy.numpy(), strict=True):
         wanted = wanted[start:] if (wanted[:start] == vocabulary.prefix).all() else wanted
         wanted = np.append(wanted, [vocabulary.end] * length)[: length - start]
         np.testing.assert_array_equal(row, wanted)
     assert len({tuple(row) for row in ids}) > 1
-
-
-def model_ids(config, params, waves, lengths, vocabulary, limit):
-    model = nn.merge(whisper_definition(config), params)
-    return model.transcripts(model.hear(waves, lengths), vocabulary, limit)
