@@ -67,7 +67,7 @@ def hubert_verifier(config: HubertConfig, params: dict, name: str = "hubert") ->
             raise UserError(f"verifier {name}: no letter of {text!r} is among its outputs")
         return pad_labels(labels)
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=RATE)
 
 
 def hubert_transcriber(

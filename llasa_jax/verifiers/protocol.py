@@ -65,6 +65,7 @@ class Verifier:
         score: (params, candidates, reference) -> float32 [N], higher is better; pure, jittable.
         reference: (text, wave float32 [samples] or None) -> the array that `score` compares with.
         steps: how it scores a beam's candidates step by step, if it can.
+        rate: of the waves that it hears, a second; None if it hears none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Verifier:
     score: Callable[[dict, Candidates, jax.Array], jax.Array]
     reference: Callable[[str, np.ndarray | None], np.ndarray]
     steps: Steps | None = None
+    rate: int | None = None
 
 
 @partial(jax.jit, static_argnums=0)
@@ -97,6 +99,20 @@ def score_all(
         tuple(references),
     )
     return dict(zip([one.name for one in verifiers], scores, strict=True))
+
+
+def ensure_rate(verifiers: Sequence[Verifier], rate: int) -> None:
+    """Verifiers hear waves of their own rate: at another one, every score would be wrong.
+
+    Raises:
+        UserError: if one hears another rate than the candidates' waves have.
+    """
+    for one in verifiers:
+        if one.rate not in (None, rate):
+            raise UserError(
+                f"verifier {one.name}: hears {one.rate} Hz, the codec writes {rate}; take a codec "
+                "or a verifier of the other's rate"
+            )
 
 
 def ensure_judge_differs(selection_names: Sequence[str], judge_name: str) -> None:

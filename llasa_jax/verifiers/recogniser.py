@@ -97,4 +97,4 @@ def content_verifier(config: RecogniserConfig, params: dict, name: str = "conten
             raise UserError(f"text {text!r}: no character that the recogniser knows; change it")
         return pad_labels(labels)
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=config.sample_rate)

@@ -123,7 +123,7 @@ def likeness_verifier(
         padded, length = pad_wave(wave, rate)
         return np.asarray(embed(params, padded[None], np.array([length], np.int32))[0])
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=rate)
 
 
 def pad_wave(wave: np.ndarray, rate: int) -> tuple[np.ndarray, int]:

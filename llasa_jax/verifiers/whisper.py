@@ -309,7 +309,7 @@ def whisper_verifier(
         room = config.positions - len(vocabulary.prefix)
         return pad_labels(labels, -1)[:room]
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=RATE)
 
 
 def whisper_transcriber(
