@@ -303,10 +303,9 @@ def whisper_verifier(
     def reference(text: str, wave: np.ndarray | None) -> np.ndarray:
         if not text.strip():
             raise UserError(f"verifier {name}: needs a text; give one")
-        labels = vocabulary.labels(text)
-        if len(labels) > config.positions - len(vocabulary.prefix):
+        labels, room = vocabulary.labels(text), config.positions - len(vocabulary.prefix)
+        if len(labels) > room:
             raise UserError(f"verifier {name}: the text has {len(labels)} tokens; split it")
-        room = config.positions - len(vocabulary.prefix)
         return pad_labels(labels, -1)[:room]
 
     return Verifier(name, params, score, reference, rate=RATE)

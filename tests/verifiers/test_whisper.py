@@ -9,6 +9,8 @@ import pytest
 from llasa_jax import nn
 from llasa_jax.config import WhisperConfig
 from llasa_jax.errors import UserError
+from llasa_jax.interop.bundle import flatten
+from llasa_jax.interop.layouts import views
 from llasa_jax.interop.whisper import TABLE, import_whisper
 from llasa_jax.verifiers.protocol import score_all
 from llasa_jax.verifiers.whisper import (
@@ -31,6 +33,7 @@ SMALL = WhisperConfig(
     frames=64,
     positions=24,
 )
+V3 = dict(dim=1280, ffn=5120, heads=20, mel_bins=128, vocab=51866)
 BANNED, BANNED_FIRST = (3, 40, 77), (32, 256)
 
 
@@ -182,20 +185,42 @@ def theirs(config: WhisperConfig, folder, tokenizer):
     return model
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "sizes, parameters",
+    [
+        (dict(dim=1024, ffn=4096, heads=16, encoder_layers=24, decoder_layers=24), 763_857_920),
+        (V3 | dict(encoder_layers=32, decoder_layers=32), 1_543_490_560),
+        (V3 | dict(encoder_layers=32, decoder_layers=4), 808_878_080),
+    ],
+    ids=["medium", "large-v3", "turbo"],
+)
+def test_the_tensors_of_the_largest_are_those_of_transformers(sizes, parameters):
+    import torch
+    import transformers
+
+    config = WhisperConfig(**sizes)
+    made = settings(config)
+    del made["model_type"]
+    with torch.device("meta"):  # names and shapes, no memory
+        model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**made))
+    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    assert wanted.pop("proj_out.weight") == (config.vocab, config.dim)
+    _, template = nn.abstract(lambda rngs: Whisper(config, rngs=rngs))
+    found = {
+        name: view.shape
+        for key, leaf in flatten(template).items()
+        for name, view in views(TABLE, key, np.broadcast_to(np.float32(0), leaf.shape)).items()
+    }
+    assert found == wanted and nn.parameter_count(template) == parameters
+
+
 TINY = WhisperConfig()
 BASE = WhisperConfig(dim=512, ffn=2048, heads=8, encoder_layers=6, decoder_layers=6)
 SIZE_OF_SMALL = WhisperConfig(dim=768, ffn=3072, heads=12, encoder_layers=12, decoder_layers=12)
 # Whole, these are 3 and 6 GB: cut to some of their layers, of the released widths.
 MEDIUM = WhisperConfig(dim=1024, ffn=4096, heads=16, encoder_layers=12, decoder_layers=12)
-LARGE = WhisperConfig(
-    dim=1280,
-    ffn=5120,
-    heads=20,
-    encoder_layers=8,
-    decoder_layers=8,
-    mel_bins=128,
-    vocab=51866,
-)
+LARGE = WhisperConfig(**V3, encoder_layers=8, decoder_layers=8)
 slow = pytest.mark.slow
 
 
