@@ -15,7 +15,7 @@ def _hann(window: int) -> np.ndarray:
 
 
 @cache
-def _mel_filters(rate: int, window: int, bins: int, fmin: float, fmax: float) -> np.ndarray:
+def mel_filters(rate: int, window: int, bins: int, fmin: float, fmax: float) -> np.ndarray:
     """Slaney-scale, Slaney-normalised mel filters [window // 2 + 1, bins]."""
     return librosa.filters.mel(sr=rate, n_fft=window, n_mels=bins, fmin=fmin, fmax=fmax).T
 
@@ -121,7 +121,7 @@ def log_mel(
     Magnitude (power 1) mel as torchaudio's MelSpectrogram(power=1, norm="slaney",
     mel_scale="slaney"), clamped at `floor` before the log.
     """
-    filters = _mel_filters(rate, window, bins, fmin, fmax or rate / 2)
+    filters = mel_filters(rate, window, bins, fmin, fmax or rate / 2)
     return jnp.log(jnp.maximum(magnitude(stft(wave, window, hop)) @ filters, floor))
 
 

@@ -53,8 +53,13 @@ from llasa_jax.config.training import (
     TrainConfig,
 )
 from llasa_jax.config.verifiers import (
+    Emotion2vecConfig,
+    HubertConfig,
     RecogniserConfig,
     SpeakerConfig,
+    SpeechConfig,
+    WavlmConfig,
+    WhisperConfig,
 )
 
 __all__ = [
@@ -67,11 +72,13 @@ __all__ = [
     "DecoderConfig",
     "DecoderRun",
     "DiscriminatorConfig",
+    "Emotion2vecConfig",
     "ExampleKind",
     "FilterConfig",
     "GanConfig",
     "GuardConfig",
     "GuideConfig",
+    "HubertConfig",
     "LoraConfig",
     "MeshConfig",
     "OptimizerConfig",
@@ -84,8 +91,11 @@ __all__ = [
     "SpeakerConfig",
     "SpeakerRun",
     "SpectralConfig",
+    "SpeechConfig",
     "TrainConfig",
     "TransformerConfig",
+    "WavlmConfig",
+    "WhisperConfig",
     "config_folder",
     "config_hash",
     "from_dict",

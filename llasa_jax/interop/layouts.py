@@ -4,11 +4,14 @@
 "neucodec" its NeuCodecModel; the last two differ in their configuration only.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
 from llasa_jax.config import CodecConfig
+from llasa_jax.console import track
+from llasa_jax.interop.weights import Weights
 
 Layout = Literal["xcodec2", "transformers", "neucodec"]
 
@@ -81,6 +84,11 @@ _LEAVES = {
     "scale": "weight",
     "distance_embedding": "distance_embedding.weight",
     "depthwise_conv": "depthwise_conv.weight",
+    "embed_tokens": "embed_tokens.weight",
+    "embed_positions": "embed_positions.weight",
+    "relative_attention_bias": "relative_attention_bias.weight",
+    "mean": "running_mean",
+    "variance": "running_var",
 }
 _WEIGHT_NORMED = {"kernel": "weight_v", "gain": "weight_g"}
 
@@ -121,3 +129,36 @@ def views(table: dict[str, str], key: str, tensor: np.ndarray) -> dict[str, np.n
     elif leaf == "gain":
         tensor = tensor[:, None, None]
     return {name: tensor}
+
+
+def check_tensors(
+    weights: Weights, table: dict[str, str], leaves: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of their tensors that our `leaves`, by key, are made of.
+
+    What is missing or misshaped is known so before the first tensor is read.
+
+    Raises:
+        UserError: naming the first of them that is missing or has another shape.
+    """
+    nothing = {key: np.broadcast_to(np.float32(0), leaf.shape) for key, leaf in leaves.items()}
+    shapes = {
+        name: view.shape
+        for key, tensor in nothing.items()
+        for name, view in views(table, key, tensor).items()
+    }
+    for name, shape in shapes.items():
+        weights.check(name, shape)
+    return shapes
+
+
+def take_tensors(
+    weights: Weights, table: dict[str, str], leaves: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Our tensors by key, float32, read from theirs one by one."""
+    flat = {}
+    for key, leaf in track(leaves.items(), "read", len(leaves), "tensors"):
+        flat[key] = np.empty(leaf.shape, np.float32)
+        for name, view in views(table, key, flat[key]).items():
+            view[...] = weights.take(name, view.shape)
+    return flat

@@ -93,6 +93,12 @@ class Weights:
             raise UserError(f"{self.path}: tensors {name} and {new} are the same parameter")
         self._stored[new] = self._stored.pop(name)
 
+    def add(self, name: str, tensor: np.ndarray) -> None:
+        """A tensor that was made of others, to be taken as those that were read."""
+        if name in self:
+            raise UserError(f"{self.path}: tensor {name} is there twice")
+        self._stored[name] = _Stored(tensor.shape, lambda: tensor)
+
     def drop_copy(self, name: str, original: str) -> bool:
         """Whether two tensors are equal; if they are, `name` counts as taken."""
         there = name in self and original in self
@@ -144,9 +150,11 @@ def _safetensors(path: Path) -> dict[str, _Stored]:
 
 
 def _torch_tensors(path: Path) -> dict[str, _Stored]:
-    """The tensors of a state dict, or of the one that a Lightning checkpoint holds."""
-    content = read_torch_file(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    """The tensors of a state dict, or of the one that a checkpoint of a training holds."""
+    state = read_torch_file(path)
+    for name in ("state_dict", "model"):  # of Lightning; of fairseq and UniSpeech
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no tensors by name; save the model's state dict")
     for name, value in state.items():

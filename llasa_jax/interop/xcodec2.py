@@ -11,7 +11,6 @@ from llasa_jax import nn
 from llasa_jax.codec.activations import TAPS
 from llasa_jax.codec.model import Codec
 from llasa_jax.config import CodecConfig
-from llasa_jax.console import track
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
 from llasa_jax.interop.codec_settings import (
@@ -20,7 +19,7 @@ from llasa_jax.interop.codec_settings import (
     published_settings,
     settings_files,
 )
-from llasa_jax.interop.layouts import Layout, modules, views
+from llasa_jax.interop.layouts import Layout, check_tensors, modules, take_tensors, views
 from llasa_jax.interop.weights import WEIGHTS, Weights, read_json, write_json, write_tensors
 
 # Of Lightning checkpoints: what only training needs.
@@ -94,20 +93,8 @@ def import_codec(weights: Weights) -> ImportedCodec:
     except (UserError, OverflowError) as error:
         raise UserError(f"{weights.path}: {error}") from error
     table, leaves = modules(layout, config), flatten(template)
-    # Views of nothing: what is missing or misshaped is known before the first tensor is read.
-    nothing = {key: np.broadcast_to(np.float32(0), leaf.shape) for key, leaf in leaves.items()}
-    shapes = {
-        name: view.shape
-        for key, tensor in nothing.items()
-        for name, view in views(table, key, tensor).items()
-    }
-    for name, shape in shapes.items():
-        weights.check(name, shape)
-    flat = {}
-    for key, leaf in track(leaves.items(), "read", len(leaves), "tensors"):
-        flat[key] = np.empty(leaf.shape, np.float32)
-        for name, view in views(table, key, flat[key]).items():
-            view[...] = weights.take(name, view.shape)
+    shapes = check_tensors(weights, table, leaves)
+    flat = take_tensors(weights, table, leaves)
     if layout != "xcodec2":
         _derive_gains(flat)
     if layout == "xcodec2":

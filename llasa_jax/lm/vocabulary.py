@@ -153,6 +153,10 @@ class Vocabulary:
         """Sixteen hexadecimal digits that name the tokenizer: every id and rule."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()[:16]
 
+    def frame(self, direction: Direction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids int32 [n] before, between and after what is given and what is made."""
+        return tuple(self._frames[direction])
+
     def encode_text(self, text: str) -> np.ndarray:
         """Ids int32 [n] of a user's text; the names of tags and special tokens stay plain text.
 

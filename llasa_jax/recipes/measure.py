@@ -3,8 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -246,23 +245,7 @@ def load_judge(run: "Quickstart") -> Judge:
     if run.english:
         return Pocketsphinx()
     config, params = stages.load_recogniser(run.out / "judge", "judge")
-    return ProjectJudge(BatchRecogniser(config, params))
-
-
-@dataclass(frozen=True)
-class ProjectJudge:
-    """The second in-project recogniser, of another architecture and other training speech."""
-
-    recogniser: BatchRecogniser
-    name: str = "judge"
-
-    def transcribe(
-        self, waves: Sequence[np.ndarray], on_wave: Callable[[], None] = lambda: None
-    ) -> list[str]:
-        texts = self.recogniser.transcribe(waves)
-        for _ in texts:
-            on_wave()
-        return texts
+    return BatchRecogniser(config, params, name="judge")
 
 
 def hear(judge: Judge, waves: Sequence[np.ndarray]) -> list[str]:

@@ -14,7 +14,7 @@ from llasa_jax.search.guards import code_bounds, judge_codes, judge_take
 from llasa_jax.search.sampler import REDRAWN, Sampler
 from llasa_jax.search.strategies import Pool, first_accepted, join
 from llasa_jax.search.take import OK, Take
-from llasa_jax.verifiers.protocol import Candidates, Verifier, score_all
+from llasa_jax.verifiers.protocol import Candidates, Verifier, ensure_rate, score_all
 
 SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are scored: few programs
 
@@ -49,6 +49,9 @@ class Engine:
 
     Args:
         verifiers: what scores the takes; `references` of a call gives each one its target.
+
+    Raises:
+        UserError: if a verifier hears waves of another rate than the codec's.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Engine:
     ):
         self.sampler, self.vocabulary, self.codec = sampler, vocabulary, codec
         self.verifiers, self.guards = list(verifiers), guards
+        ensure_rate(self.verifiers, self.rate)
 
     @property
     def rate(self) -> int:

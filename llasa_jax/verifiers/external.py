@@ -1,7 +1,8 @@
-"""Judges of other runtimes, outside jit: they report on candidates and never select them here.
+"""Judges of other runtimes, outside jit.
 
-A judge has a `name` and turns waves into texts; `ensure_judge_differs` in `protocol` refuses one
-that took part in the selection.
+A `Judge` has a `name` and turns waves into texts. A `Scorer` gives waves scores as a verifier does,
+but one call after another, on the host: `WordScorer` makes one of any judge, `Dnsmos` is one.
+`ensure_judge_differs` in `protocol` refuses a judge that took part in the selection.
 """
 
 import importlib.util
@@ -9,11 +10,14 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from llasa_jax.errors import UserError
+from llasa_jax.metrics.dnsmos import dnsmos
+from llasa_jax.metrics.text import character_errors, word_errors
 
 RATE = 16000
 WORKERS = 2
@@ -35,6 +39,110 @@ class Judge(Protocol):
             on_wave: called as each wave is done.
         """
         ...
+
+
+class Scorer(Protocol):
+    """Scores waves outside jit."""
+
+    name: str
+
+    def scores(self, waves: Sequence[np.ndarray], text: str) -> np.ndarray:
+        """Float32 [N], higher is better, of waves float32 [samples] at 16 kHz that say `text`."""
+        ...
+
+
+@dataclass(frozen=True)
+class WordScorer:
+    """Minus the word (or character) error rate of what a judge hears.
+
+    Attributes:
+        judge: who listens.
+        characters: counts characters, as is done for Chinese.
+    """
+
+    judge: Judge
+    characters: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.judge.name
+
+    def scores(self, waves: Sequence[np.ndarray], text: str) -> np.ndarray:
+        """Minus errors over the reference's words, float32 [N].
+
+        Raises:
+            UserError: if the text has no word.
+        """
+        count = character_errors if self.characters else word_errors
+        found = count([text] * len(waves), self.judge.transcribe(waves))
+        if not found.length.all():
+            raise UserError(f"judge {self.name}: text {text!r} holds no word to be heard")
+        return -(found.errors / found.length).astype(np.float32)
+
+
+class Dnsmos:
+    """DNSMOS P.835's overall quality, from 1 to 5, by speechmos; the text plays no part.
+
+    Raises:
+        UserError: if the packages are not installed.
+    """
+
+    name = "dnsmos"
+
+    def __init__(self):
+        for package in ("speechmos", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"judge dnsmos: {package} is not installed; run: pip install 'llasa-jax[eval]'"
+                )
+
+    def scores(self, waves: Sequence[np.ndarray], text: str = "") -> np.ndarray:
+        """Overall quality float32 [N] of waves at 16 kHz; NaN of a wave without samples."""
+        found = [dnsmos(wave, RATE) for wave in waves]
+        return np.array([np.nan if one is None else one for one in found], np.float32)
+
+
+class Paraformer:
+    """FunASR's Paraformer for Mandarin, which seed-tts-eval's Chinese sets are judged with.
+
+    FunASR fetches the weights at the first use. Their licence is its own (docs/verifiers.md).
+
+    Args:
+        model: a name that FunASR knows, or a folder.
+
+    Raises:
+        UserError: if FunASR is not installed or cannot load the model.
+    """
+
+    name = "paraformer"
+
+    def __init__(self, model: str = "paraformer-zh"):
+        if importlib.util.find_spec("funasr") is None:
+            raise UserError("judge paraformer: FunASR is not installed; run: pip install funasr")
+        from funasr import AutoModel
+
+        try:
+            self._model = AutoModel(model=model, disable_update=True, disable_pbar=True)
+        except Exception as error:  # of any of its parts, and of the network
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise UserError(
+                f"judge paraformer: {model} cannot be loaded ({reason}); give a folder with it"
+            ) from error
+
+    def transcribe(
+        self, waves: Sequence[np.ndarray], on_wave: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        """The text heard in each wave, float32 [samples] at 16 kHz.
+
+        Args:
+            on_wave: called as each wave is done.
+        """
+        texts = []
+        for wave in waves:
+            heard = self._model.generate(input=wave, fs=RATE) if len(wave) else []
+            texts.append(heard[0]["text"] if heard else "")
+            on_wave()
+        return texts
 
 
 class Pocketsphinx:

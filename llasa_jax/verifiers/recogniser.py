@@ -5,7 +5,7 @@ their 25 frames a second gives two outputs, because fast speech holds more than 
 second. A padded batch gives the same outputs as each wave alone.
 """
 
-from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,11 @@ from llasa_jax.codec.recogniser import RecogniserEncoder
 from llasa_jax.config import RecogniserConfig
 from llasa_jax.errors import UserError
 from llasa_jax.nn import Linear, abstract, merge, split
+from llasa_jax.verifiers.batch import BatchTranscriber, pad_labels
 from llasa_jax.verifiers.characters import collapse, encode
 from llasa_jax.verifiers.protocol import Candidates, Verifier
 
 OUTPUTS = 2  # a frame of 40 ms
-LABEL_MULTIPLE = 32  # of a reference's length, so that few programs are compiled
-PAD_SECONDS = 1.28  # waves are padded to multiples of this
 
 
 class Recogniser(RecogniserEncoder):
@@ -63,7 +62,7 @@ def recogniser_definition(config: RecogniserConfig) -> nnx.GraphDef:
     return abstract(lambda rngs: Recogniser(config, rngs=rngs))[0]
 
 
-class BatchRecogniser:
+class BatchRecogniser(BatchTranscriber):
     """Greedy transcripts of lists of waves of any lengths, each as it would be alone.
 
     `name` is what it is called when it judges.
@@ -78,26 +77,9 @@ class BatchRecogniser:
             logits, mask = merge(graphdef, params)(waves, lengths)
             return jnp.where(mask > 0, logits.argmax(-1), 0)
 
-        self.config, self.params, self.name, self.batch = config, params, name, batch
-        self._best = jax.jit(best)
-
-    def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-        """What is said in each wave, float32 [samples] at the recogniser's rate."""
-        texts = [""] * len(waves)
-        order = sorted(range(len(waves)), key=lambda i: len(waves[i]))
-        for start in range(0, len(order), self.batch):
-            items = order[start : start + self.batch]
-            unit = round(PAD_SECONDS * self.config.sample_rate)
-            size = -(-max(len(waves[items[-1]]), 1) // unit) * unit
-            padded = np.zeros((self.batch, size), np.float32)
-            lengths = np.zeros(self.batch, np.int32)
-            for row, i in enumerate(items):
-                padded[row, : len(waves[i])] = waves[i]
-                lengths[row] = len(waves[i])
-            paths = np.asarray(self._best(self.params, padded, lengths))
-            for row, i in enumerate(items):
-                texts[i] = collapse(paths[row], self.config.alphabet)
-        return texts
+        read = partial(collapse, alphabet=config.alphabet)
+        super().__init__(best, params, read, rate=config.sample_rate, name=name, batch=batch)
+        self.config = config
 
 
 def content_verifier(config: RecogniserConfig, params: dict, name: str = "content") -> Verifier:
@@ -113,6 +95,6 @@ def content_verifier(config: RecogniserConfig, params: dict, name: str = "conten
         labels = encode(text, config.alphabet)
         if not len(labels):
             raise UserError(f"text {text!r}: no character that the recogniser knows; change it")
-        return np.pad(labels, (0, -len(labels) % LABEL_MULTIPLE))
+        return pad_labels(labels)
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=config.sample_rate)

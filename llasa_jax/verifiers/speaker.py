@@ -6,6 +6,8 @@ deviations, and a linear map gives the embedding. Trained by additive-margin sof
 2018) over the corpus's speakers.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,9 +97,22 @@ def speaker_verifier(config: SpeakerConfig, params: dict, name: str = "speaker")
     """Scores are cosines of candidate and reference wave; `params` are the encoder's."""
     graphdef = encoder_definition(config)
 
-    @jax.jit
     def embed(params: dict, waves: jax.Array, lengths: jax.Array) -> jax.Array:
         return merge(graphdef, params)(waves, lengths)
+
+    return likeness_verifier(embed, params, rate=config.sample_rate, name=name)
+
+
+def likeness_verifier(
+    embed: Callable[[dict, jax.Array, jax.Array], jax.Array], params: dict, *, rate: int, name: str
+) -> Verifier:
+    """Scores are cosines of the embeddings of candidate and reference wave.
+
+    Args:
+        embed: (params, waves [B, samples], lengths [B]) -> unit embeddings [B, E]; pure.
+        rate: of the waves, a second.
+    """
+    embed = jax.jit(embed)
 
     def score(params: dict, candidates: Candidates, reference: jax.Array) -> jax.Array:
         return embed(params, candidates.waves, candidates.lengths) @ reference
@@ -105,10 +120,10 @@ def speaker_verifier(config: SpeakerConfig, params: dict, name: str = "speaker")
     def reference(text: str, wave: np.ndarray | None) -> np.ndarray:
         if wave is None:
             raise UserError(f"verifier {name}: needs a wave of the voice; give one")
-        padded, length = pad_wave(wave, config.sample_rate)
+        padded, length = pad_wave(wave, rate)
         return np.asarray(embed(params, padded[None], np.array([length], np.int32))[0])
 
-    return Verifier(name, params, score, reference)
+    return Verifier(name, params, score, reference, rate=rate)
 
 
 def pad_wave(wave: np.ndarray, rate: int) -> tuple[np.ndarray, int]:

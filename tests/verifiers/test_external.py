@@ -1,4 +1,6 @@
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,60 @@ def test_samples_are_clipped_not_wrapped():
     assert pcm.tolist() == [0, 32767, -32767, 16384]
 
 
-def test_a_missing_package_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(
+    "judge, command",
+    [
+        (external.Pocketsphinx, "pip install pocketsphinx"),
+        (external.Paraformer, "pip install funasr"),
+        (external.Dnsmos, r"pip install 'llasa-jax\[eval\]'"),
+    ],
+)
+def test_a_missing_package_says_how_to_install_it(monkeypatch, judge, command):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install pocketsphinx"):
-        external.Pocketsphinx()
+    with pytest.raises(UserError, match=command):
+        judge()
+
+
+@pytest.fixture
+def paraformer(monkeypatch):
+    """A stand-in for FunASR that hears a wave's length in words."""
+
+    class AutoModel:
+        def __init__(self, model, **_):
+            if model == "broken":
+                raise RuntimeError("no such model\nat all")
+
+        def generate(self, input, fs):
+            assert fs == 16000
+            return [{"key": "wave", "text": " ".join(["ja"] * (len(input) // 1000))}]
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "funasr", SimpleNamespace(AutoModel=AutoModel))
+    return external.Paraformer
+
+
+def test_a_judge_scores_by_its_errors(paraformer):
+    waves = [np.zeros(n, np.float32) for n in (0, 1000, 2000, 5000)]
+    scorer = external.WordScorer(paraformer())
+    assert scorer.name == "paraformer"
+    np.testing.assert_allclose(scorer.scores(waves, "Ja, ja!"), [-1, -0.5, 0, -1.5])
+    by_letters = external.WordScorer(paraformer(), characters=True)
+    np.testing.assert_allclose(by_letters.scores(waves, "ja ja"), [-1, -0.6, 0, -9 / 5])
+    with pytest.raises(UserError, match="no word"):
+        scorer.scores(waves, "123")
+
+
+def test_a_model_that_does_not_load_says_so(paraformer):
+    with pytest.raises(UserError, match=r"broken cannot be loaded \(RuntimeError: no such model\)"):
+        paraformer("broken")
+
+
+def test_quality_is_scored_wave_by_wave(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    package = SimpleNamespace(run=lambda wave, rate: {"ovrl_mos": 1 + wave.max()})
+    monkeypatch.setitem(sys.modules, "speechmos", SimpleNamespace(dnsmos=package))
+    scores = external.Dnsmos().scores([np.full(9, x, np.float32) for x in (0.5, 1)] + [np.ones(0)])
+    np.testing.assert_allclose(scores, [1.5, 2.0, np.nan])
 
 
 def test_pocketsphinx_hears_the_same_in_any_order():

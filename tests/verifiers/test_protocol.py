@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from llasa_jax.errors import UserError
-from llasa_jax.verifiers.protocol import Candidates, Verifier, ensure_judge_differs, score_all
+from llasa_jax.verifiers.protocol import (
+    Candidates,
+    Verifier,
+    ensure_judge_differs,
+    ensure_rate,
+    score_all,
+)
 
 
 def test_several_verifiers_score_in_one_call():
@@ -24,6 +30,14 @@ def test_several_verifiers_score_in_one_call():
     scores = score_all([loud, near], candidates, [v.reference("ab", None) for v in (loud, near)])
     np.testing.assert_allclose(scores["loudness"], [0.4, 1.0], rtol=1e-6)
     np.testing.assert_allclose(scores["length"], [0.0, -1.0])
+
+
+def test_waves_of_another_rate_are_refused():
+    nothing = Verifier("codes", {}, None, None)
+    wideband = Verifier("wideband", {}, None, None, rate=16000)
+    ensure_rate([nothing, wideband], 16000)
+    with pytest.raises(UserError, match="wideband: hears 16000 Hz, the codec writes 24000"):
+        ensure_rate([nothing, wideband], 24000)
 
 
 def test_the_judge_must_not_have_selected():
