@@ -21,7 +21,12 @@ def to_dict(config: Any) -> dict:
 
 def config_hash(config: Any) -> str:
     """Twelve hexadecimal digits that change with any setting."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    return values_hash(to_dict(config))
+
+
+def values_hash(values: dict) -> str:
+    """Twelve hexadecimal digits that change with any value."""
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
