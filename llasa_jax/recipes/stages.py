@@ -271,7 +271,7 @@ def load_sampling(model: Path) -> SamplerConfig:
         return SamplerConfig()
     try:
         return from_dict(SamplerConfig, json.loads(path.read_text(encoding="utf-8")))
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from error
 
 

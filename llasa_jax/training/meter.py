@@ -50,12 +50,15 @@ class Ledger:
             self._saved = {int(step): float(useful) for step, useful in found["saved"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.seconds, self._saved = dict.fromkeys(("useful", *LOSSES), 0.0), {}
+        self._lose(start)
         self.mark = time.monotonic()
-        self.back(start)
 
     def back(self, start: int) -> None:
         """The run goes on from a checkpoint: what was useful since then is lost."""
         self._pass("useful")
+        self._lose(start)
+
+    def _lose(self, start: int) -> None:
         self._move(self.seconds["useful"] - self._saved.get(start, 0.0), "lost")
 
     @contextmanager

@@ -207,12 +207,21 @@ def going_on(path: Path) -> Iterator[list[bool]]:
 
 
 def read_curve(path: Path) -> list[dict]:
-    """Rows of a run's `curve.csv`, numbers as floats, absent cells left out."""
+    """Rows of a run's `curve.csv`, numbers as floats, absent cells left out.
+
+    So are rows that are none: the last may be torn.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+        try:
+            found = {name: float(value) for name, value in row.items() if value}
+            rows.append(found | {"step": int(found["step"])})
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+    return rows
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -43,7 +43,7 @@ class Stop:
     def __exit__(self, kind: Any, error: Any, trace: TracebackType | None) -> None:
         if self._pair is not None:
             signal.set_wakeup_fd(self._old_fd)
-            signal.signal(signal.SIGTERM, self._old)
+            signal.signal(signal.SIGTERM, self._old or signal.SIG_DFL)
             self._pair[1].close()  # which ends the thread
 
     def _listen(self, heard: socket.socket) -> None:

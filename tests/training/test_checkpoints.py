@@ -134,18 +134,20 @@ def test_a_fingerprint_tells_every_bit_and_place():
     for index, value in (((0, 0), -0.0), ((3, 5), jnp.nextafter(23.0, 24.0)), ((1, 2), 9.0)):
         found |= {fingerprints({"x": array.at[index].set(value)})["x"]}
     swapped = array.at[0, 1].set(6.0).at[1, 0].set(1.0)
-    found |= {fingerprints({"x": x})["x"] for x in (swapped, array.T, array.reshape(6, 4))}
-    assert len(found) == 7
+    found |= {fingerprints({"x": x})["x"] for x in (swapped, array.T)}
+    assert len(found) == 6
     for dtype in ("bfloat16", "int8", "bool", "uint32"):
-        a, b = (jnp.zeros(5, dtype), jnp.zeros(5, dtype).at[3].set(1))
+        a, b = (jnp.zeros(5, dtype), jnp.zeros(5, dtype).at[3].set(True))
         assert fingerprints({"x": a}) != fingerprints({"x": b})
 
 
 def test_one_that_is_not_committed_does_not_count(saved, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
-    (folder / "3/commit_success.txt").unlink()
-    assert Checkpoints(folder, reading=True).latest == 2
+    half = folder / "3.orbax-checkpoint-tmp"  # as it is called until it is whole
+    (folder / "3").rename(half)
+    assert Checkpoints(folder, reading=True).latest == 2 and half.is_dir()
+    assert Checkpoints(folder).latest == 2 and not half.is_dir()
 
 
 def flip(path):
@@ -168,3 +170,30 @@ def test_the_newest_whole_one_is_taken_and_the_damaged_are_set_aside(saved, tmp_
     assert checkpoints.save(3, jax.tree.map(jnp.asarray, STATE)) and checkpoints.settle()
     assert checkpoints.steps == [2, 3]
     checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("where", [0.3, 0.6])
+def test_no_flipped_bit_gets_through(tmp_path, where):
+    """In every file of a checkpoint: what comes back is what was saved, or nothing does."""
+    state = {"kernel": jax.random.normal(jax.random.key(0), (64, 33)), "step": jnp.int32(3)}
+    checkpoints = Checkpoints(tmp_path / "whole")
+    checkpoints.save(3, state)
+    checkpoints.close()
+    refused = []
+    for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
+        folder, name = tmp_path / f"{len(refused)}", path.relative_to(tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole", folder)
+        data = bytearray((folder / name).read_bytes())
+        if data:
+            data[int(where * len(data))] ^= 1
+            (folder / name).write_bytes(data)
+        reading = Checkpoints(folder, reading=True)
+        try:
+            found = reading.restore(3, template(state))
+            jax.tree.map(np.testing.assert_array_equal, found, state)
+            refused.append(False)
+        except UserError as error:
+            assert "checkpoint" in str(error)
+            refused.append(True)
+    assert len(refused) > 5 and sum(refused) > 2
