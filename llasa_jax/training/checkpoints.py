@@ -130,6 +130,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._manager is None:
                 self._manager = self._open()
+            told["shapes"] = _shapes(state)
             told["fingerprints"] = fingerprints(state)
             told["digest"] = _digest(told)
             self._about[step] = told
@@ -221,33 +222,29 @@ class Checkpoints:
         """
         place = f"checkpoint {self._shown}/{step}"
         advice = f"delete {self._shown} to start again"
-        state, reason, damaged = None, "", True
+        told, state, reason = self._about[step], None, "another process cannot read it"
         try:
-            if self._about[step] is BROKEN:
+            if told is BROKEN:
                 raise ValueError("what is told about it is not readable")
-            held = _shapes(self._manager.item_metadata(step))
-            wanted = _shapes(template)
+            held = told.get("shapes") or _shapes(self._manager.item_metadata(step))
             # Before it reads: of many arrays at once Orbax would complain in hundreds of lines.
-            for name in sorted(held.keys() | wanted.keys(), key=lambda n: (".opt." in n, n)):
-                if held and held.get(name) != wanted.get(name):
-                    damaged = False
-                    raise ValueError(
-                        f"{name} is {held.get(name, 'missing')} there, "
-                        f"{wanted.get(name, 'missing')} in this configuration"
-                    )
+            other = _difference(held, _shapes(template))
+            if other:
+                raise UserError(f"{place}: cannot be restored ({other}); {advice}")
             state = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+        except UserError:
+            raise
         except Exception as error:  # of a damaged checkpoint: of any kind
             reason = _reason(error)
         if _by_all(state is not None):
-            expected = self._about[step].get("fingerprints", {})
+            expected = told.get("fingerprints", {})
             found = fingerprints(state) if expected else expected
             wrong = [name for name in expected if found.get(name) != expected[name]]
             if not wrong:
                 return state
             reason = f"{wrong[0]}, of {len(wrong)} in all, is not what was saved"
-        kind = Damaged if damaged else UserError
-        reason = reason or "another process cannot read it"
-        raise kind(f"{place}: cannot be restored ({reason}); {advice}")
+        state = None  # the error keeps this frame, and another state will be read
+        raise Damaged(f"{place}: cannot be restored ({reason}); {advice}")
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -331,10 +328,21 @@ def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _difference(held: dict[str, list[int]], wanted: dict[str, list[int]]) -> str:
+    """The first array, a parameter if there is one, that differs; "" if none does."""
+    for name in sorted(held.keys() | wanted.keys(), key=lambda n: (".opt." in n, n)):
+        if held.get(name) != wanted.get(name):
+            there, here = (
+                tuple(shapes[name]) if name in shapes else "missing" for shapes in (held, wanted)
+            )
+            return f"{name} is {there} there, {here} in this configuration"
+    return ""
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
     """The shape of every array by its path; of a state, or of what Orbax tells about one."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="."): list(leaf.shape)
         for path, leaf in leaves
     }
