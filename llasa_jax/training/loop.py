@@ -90,7 +90,7 @@ def fit(
         run = _Run(objective, batches, config, folder, seed, budget, mesh)
         with (
             closing(run),
-            Watchdog(run.ledger, lambda: run.meter.step + 1, 60 * config.watch_minutes),
+            Watchdog(run.ledger, run.step_of, 60 * config.watch_minutes),
             bar(f"train {objective.name}", run.plan.steps, "steps", done=run.step) as progress,
         ):
             votes = Votes(mesh)
@@ -122,7 +122,7 @@ def fit(
                     raise Saved(f"stopped as asked after step {run.step}, saved")
             run.whole_or_error()
             if votes.settle(STOP if stop.asked else 0):
-                raise Saved("stopped as asked after the last step, saved")
+                raise Saved(f"stopped as asked after step {run.step}, the last, saved")
     return Fitted(kept(run.state), run.curve.rows, run.plan.steps)
 
 
@@ -183,6 +183,10 @@ class _Run:
         self.ledger.back(self.step)
         pending = about.get("pending")
         self.meter = Meter(self.ledger, self.mesh.devices.flat, self.step, pending)
+
+    def step_of(self, doing: str) -> int:
+        """The step that seconds of this kind are for: the one on the devices, or the next."""
+        return 1 + (self.meter.step if doing == "useful" else self.step)
 
     def take_step(self) -> None:
         if self.feed is None:

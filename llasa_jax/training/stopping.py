@@ -60,7 +60,7 @@ class Watchdog:
     """Names what a run waits for, when nothing has happened for `seconds`, and again at twice that.
 
     Args:
-        step: the step that is under way, for the line.
+        step: of what the seconds go into, the number of the step that it is for.
     """
 
     NAMES = {
@@ -72,7 +72,7 @@ class Watchdog:
         "useful": "step {} has not ended for",
     }
 
-    def __init__(self, ledger: Ledger, step: Callable[[], int], seconds: float):
+    def __init__(self, ledger: Ledger, step: Callable[[str], int], seconds: float):
         self.ledger, self.step, self.seconds = ledger, step, seconds
         self._told = (0.0, 0.0)  # since when nothing happens, and the seconds last told
         self._over = threading.Event()
@@ -93,7 +93,7 @@ class Watchdog:
         if now - since < max(self.seconds, 2 * told):
             return None
         self._told = (since, now - since)
-        what = self.NAMES[doing].format(self.step())
+        what = self.NAMES[doing].format(self.step(doing))
         return f"process {jax.process_index()}: {what} {now - since:.0f} s (at {self._place()})"
 
     def _watch(self) -> None:
@@ -105,5 +105,6 @@ class Watchdog:
     def _place(self) -> str:
         """Where in this project the main thread stands."""
         frames = traceback.extract_stack(sys._current_frames().get(self._main))
+        frames = [one for one in frames if one.filename != __file__]
         ours = [one for one in frames if "llasa_jax" in one.filename] or frames
         return ", ".join(f"{os.path.basename(one.filename)}:{one.lineno}" for one in ours[-2:])

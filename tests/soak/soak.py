@@ -52,6 +52,8 @@ def child(
 
         found = live(folder, mesh, steps, on_step)
         (work / f"result-{number}").write_text(json.dumps(found))
+        if of:
+            jax.distributed.shutdown()  # waits for the other
 
     for old in (*work.glob("result-*"), *work.glob("laid-*")):
         if not of or of[1] == 0:
@@ -77,6 +79,14 @@ def finish(children: list[int]) -> None:
             raise SystemExit(f"a life of the run ended with {status}")
 
 
+def begun(work: Path, one: int) -> None:
+    """Waits until a life has laid its first batch, or is over."""
+    until = time.monotonic() + LONGEST
+    while not (work / "laid-0").exists() and time.monotonic() < until:
+        if ended(one, 0.002) is not None:
+            return
+
+
 def newest(folder: Path) -> int:
     names = [p.name for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
     return max(map(int, names), default=0)
@@ -86,25 +96,24 @@ def kills(work: Path, times: int, steps: int, rng: random.Random) -> dict:
     """Kills every life but the last; in the mean it has come a little further."""
     began = time.monotonic()
     finish([child(work, work / "whole", MeshConfig(), steps)])  # compiles
+    one = child(work, work / "again", MeshConfig(), steps)
+    begun(work, one)
     started = time.monotonic()
-    finish([child(work, work / "again", MeshConfig(), steps)])
-    length = time.monotonic() - started
+    finish([one])
+    length = time.monotonic() - started  # of the steps
     whole, folder = result(work), work / "killed"
     done = in_saves = before_steps = lost = 0
     while done < times:
         before = newest(folder)
         one = child(work, folder, MeshConfig(), steps)
-        laid = work / "laid-0"
-        until = time.monotonic() + LONGEST
         if rng.random() < 0.85:  # the others may die while they start or restore
-            while not laid.exists() and ended(one, 0.002) is None and time.monotonic() < until:
-                pass
-        if ended(one, rng.uniform(0, 2.2 * length / times)) is not None:
+            begun(work, one)
+        if ended(one, rng.uniform(0, 1.8 * length / times)) is not None:
             raise SystemExit("the run ended before it was killed so often: more --steps")
         os.kill(one, signal.SIGKILL)
         ended(one, LONGEST)
         done += 1
-        before_steps += not laid.exists()
+        before_steps += not (work / "laid-0").exists()
         in_saves += any((folder / "checkpoints").glob("*tmp*"))
         lost += newest(folder) < before  # a whole checkpoint may never go
     finish([child(work, folder, MeshConfig(), steps)])

@@ -35,7 +35,7 @@ from llasa_jax.training.language import language_objective  # noqa: E402
 from llasa_jax.training.loop import fit  # noqa: E402
 from llasa_jax.training.meter import TIMED  # noqa: E402
 
-ROWS, LENGTH = 8, 32
+ROWS, LENGTH = 16, 32
 RUN = DecoderRun(
     lm=DecoderConfig(
         dim=32,
@@ -151,7 +151,10 @@ def ended(child: int, seconds: float) -> int | None:
     """The exit status of a child (-N by signal N), waited for so long; None if it still lives."""
     until = time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(child, os.WNOHANG)
+        try:
+            found, status = os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:  # waited for before
+            return 0
         if found:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > until:

@@ -39,6 +39,8 @@ CONFIG = TrainConfig(
 TARGET = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 # What a read that fails leaves behind in Orbax.
 UNRAISABLE = "ignore::pytest.PytestUnraisableExceptionWarning"
 
