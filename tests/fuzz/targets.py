@@ -298,7 +298,7 @@ def released_tokens(data: bytes) -> None:
 
 def released_seeds() -> list[bytes]:
     file = io.BytesIO()
-    np.save(file, np.array([2, 16]))  # 128 + 16 bytes, as many as the ids
+    np.save(file, np.array([2, 18]))  # 128 + 16 bytes, as many as the ids
     ids = np.full((2, 18), 7, np.int32).tobytes()
     return [file.getvalue() + ids]
 

@@ -17,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fuzz import changed, fuzz  # noqa: E402
 from targets import TARGETS, accepts  # noqa: E402
 
-TAKEN = set(TARGETS) - {"released_tokens", "text", "torch"}
-
 
 @pytest.fixture(scope="module", params=list(TARGETS))
 def target(request):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -310,7 +311,7 @@ class Ledger:
 
 def test_the_watchdog_names_what_hangs_once_for_each_doubling():
     ledger = Ledger()
-    dog = Watchdog(ledger, lambda: 7, 60.0)
+    dog = Watchdog(ledger, lambda doing: 7, 60.0)
     found = [dog.look(now) for now in (159.0, 161.0, 170.0, 219.0, 225.0, 230.0)]
     assert [bool(line) for line in found] == [False, True, False, False, True, False]
     assert found[1].startswith("process 0: step 7 has not ended for 61 s (at test_survival.py:")
@@ -320,10 +321,15 @@ def test_the_watchdog_names_what_hangs_once_for_each_doubling():
 
 
 def test_a_stalled_pipeline_is_named_while_it_stalls(tmp_path, capfd):
-    config = replace(CONFIG, steps=3, watch_minutes=0.2 / 60)
-    data = batches()
-    slow = by_step(lambda step: (time.sleep(2.0 * (step == 1)), data[step])[1])
-    assert run(tmp_path, slow, config).steps == 3
-    assert (
-        "llasa: warning: process 0: the batch of step 2 has not come for" in capfd.readouterr().err
-    )
+    config = replace(CONFIG, steps=3, valid_every=1, watch_minutes=0.2 / 60)
+    data, begun = batches(), threading.Event()
+
+    def build(step):
+        if step == 2:
+            begun.wait(60)
+            time.sleep(1.5)
+        return data[step]
+
+    assert run(tmp_path, by_step(build), config, then={1: begun.set}).steps == 3
+    line = "llasa: warning: process 0: the batch of step 3 has not come for"
+    assert line in capfd.readouterr().err
