@@ -7,6 +7,7 @@ mesh: wherever a state is restored, it is compared with what was saved.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
+
+# Orbax logs what it meets, with tracebacks; what matters to a run is told in a line by `tell`.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FORMAT = 1
 PACKAGES = ("llasa-jax", "jax", "jaxlib", "optax", "orbax-checkpoint", "grain", "numpy")
