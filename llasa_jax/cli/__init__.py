@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from llasa_jax import __version__
 from llasa_jax.cli import codec, data, measure, speak, train
 from llasa_jax.cli.common import Parser
-from llasa_jax.errors import UserError
+from llasa_jax.errors import Saved, UserError
+
+SAVED = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status (0 done, 1 something is wrong with what was to be
-    checked, 2 refused, 130 interrupted)."""
+    checked, 2 refused, 75 saved and stopped as asked, 130 interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place, reason = error.filename or "a file", error.strerror or error
         print(f"llasa: error: {place}: {reason}; what was done before is kept", file=sys.stderr)
         return 2
+    except Saved as stopped:
+        print(f"llasa: {stopped}; run the same command again to continue", file=sys.stderr)
+        return SAVED
     except KeyboardInterrupt:
         print("llasa: interrupted; run the same command again to continue", file=sys.stderr)
         return 130

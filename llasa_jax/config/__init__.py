@@ -34,6 +34,7 @@ from llasa_jax.config.loading import (
     load_config,
     override,
     to_dict,
+    values_hash,
 )
 from llasa_jax.config.runs import (
     CodecRun,
@@ -103,4 +104,5 @@ __all__ = [
     "override",
     "require",
     "to_dict",
+    "values_hash",
 ]

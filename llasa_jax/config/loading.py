@@ -21,7 +21,12 @@ def to_dict(config: Any) -> dict:
 
 def config_hash(config: Any) -> str:
     """Twelve hexadecimal digits that change with any setting."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    return values_hash(to_dict(config))
+
+
+def values_hash(values: dict) -> str:
+    """Twelve hexadecimal digits that change with any value."""
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -60,6 +65,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         require(isinstance(value, list | tuple), f"{path}: expected a list, got {value!r}")
         return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < 1 << 1000, f"{path}: a number that is too large")
         return float(value)
     exact = isinstance(value, hint) and not (hint is not bool and isinstance(value, bool))
     require(exact, f"{path}: expected {hint.__name__}, got {value!r}")

@@ -65,8 +65,15 @@ class TrainConfig:
     for none.
 
     A step whose loss or gradient norm is over `spike_sigmas` standard deviations above those of the
-    last `spike_window` steps is skipped; 0 skips only what is not finite. Of the checkpoints the
-    last two are kept, and those whose step is a multiple of `keep_every` (0: none).
+    last `spike_window` steps is skipped; 0 skips only what is not finite. After `bad_steps` skipped
+    ones in a row the run goes back to the last good checkpoint, with the data moved on.
+
+    A checkpoint is saved every `save_every` steps, to the run's folder or to `checkpoints`, a
+    bucket's address. Kept are the last `keep`, those whose step is a multiple of `keep_every` (0:
+    none), and that with the least of the validation metric `keep_best` ("-NAME": the largest). One
+    more is saved when `save_minutes` have passed since the last (0: none), and stays until the
+    next. When nothing happens for `watch_minutes` (0: never), the run says what it waits for.
+
     `compile_cache` keeps compiled programs in the user's cache folder ($LLASA_JAX_CACHE), unless
     JAX is told another.
     """
@@ -79,10 +86,16 @@ class TrainConfig:
     log_every: int = 20
     valid_every: int = 200
     save_every: int = 200
+    save_minutes: float = 15.0
+    checkpoints: str = ""
+    keep: int = 2
     keep_every: int = 0
+    keep_best: str = ""
     ema: float = 0.0
     spike_sigmas: float = 6.0
     spike_window: int = 128
+    bad_steps: int = 32
+    watch_minutes: float = 10.0
     compile_cache: bool = True
 
     def __post_init__(self):
@@ -92,6 +105,10 @@ class TrainConfig:
         require(ok, f"train.accumulate: {self.accumulate} does not divide the batch {self.batch}")
         ok = self.keep_every >= 0 and self.keep_every % self.save_every == 0
         require(ok, "train.keep_every: 0, or a multiple of train.save_every")
+        require(self.keep > 0, "train.keep: at least one checkpoint")
+        ok = min(self.save_minutes, self.watch_minutes) >= 0
+        require(ok, "train.save_minutes, train.watch_minutes: 0 (off) or a positive number")
+        require(self.bad_steps > 0, "train.bad_steps: at least one")
         require(0 <= self.ema < 1, f"train.ema: {self.ema} is not in [0, 1)")
         require(self.spike_sigmas >= 0, "train.spike_sigmas: 0 (off) or a positive number")
         require(self.spike_window > 1, "train.spike_window: of at least two steps")

@@ -38,6 +38,9 @@ def crops(
     shares: Mapping[str, float] | None = None,
     language_power: float = 0.0,
     speed: float = 1.0,
+    *,
+    process: int = 0,
+    processes: int = 1,
 ) -> grain.MapDataset:
     """Random crops: {"wave": float32 [B, samples]}; where a wave ends, another follows.
 
@@ -52,11 +55,14 @@ def crops(
             power: 0 draws all languages alike, 1 every second.
         speed: each crop is played from 1 / speed to speed times as fast, by resampling: other
             pitches and formants, as if there were more voices.
+        process, processes: this process reads rows [process, process + 1) * batch / processes of
+            each batch, which is the same however many there are.
 
     Raises:
-        UserError: if nothing is left to draw from.
+        UserError: if nothing is left to draw from, or the batch does not divide by the processes.
     """
     size = round(seconds * store.rate)
+    mine = slice(*(np.array([process, process + 1]) * share_of(batch, processes)))
     weight = np.array([store.samples(i) for i in indices], np.float64)
     if shares is not None:
         chosen = [store.utterances[i] for i in indices]
@@ -70,23 +76,40 @@ def crops(
         weight = _share_out(weight, group, each)
     choose = _chooser(weight)
 
-    def crop(rng: np.random.Generator) -> np.ndarray:
+    def draw(rng: np.random.Generator) -> tuple[int, list[tuple[int, int, int]]]:
+        """A rate, and the pieces that make a crop at it: wave, start and end."""
         rate = round(store.rate * speed ** rng.uniform(-1, 1))
-        missing = -(-size * rate // store.rate)
-        pieces = []
+        missing, pieces = -(-size * rate // store.rate), []
         while missing > 0:
-            source = store[indices[choose(rng, 1)[0]]][1]
-            start = rng.integers(max(len(source) - missing, 0) + 1)
-            pieces.append(source[start : start + missing])
-            missing -= len(pieces[-1])
-        wave = resample(np.concatenate(pieces), rate, store.rate)[:size]
+            index = indices[choose(rng, 1)[0]]
+            start = rng.integers(max(store.samples(index) - missing, 0) + 1)
+            stop = min(start + missing, store.samples(index))
+            pieces.append((index, start, stop))
+            missing -= stop - start
+        return rate, pieces
+
+    def read(rate: int, pieces: list[tuple[int, int, int]]) -> np.ndarray:
+        source = np.concatenate([store[index][1][start:stop] for index, start, stop in pieces])
+        wave = resample(source, rate, store.rate)[:size]
         return np.pad(wave, (0, size - len(wave)))  # the resampler may leave one sample out
 
     def build(step: int) -> Batch:
         rng = np.random.default_rng((seed, step))
-        return {"wave": np.stack([crop(rng) for _ in range(batch)])}
+        drawn = [draw(rng) for _ in range(batch)]
+        return {"wave": np.stack([read(*one) for one in drawn[mine]])}
 
     return by_step(build)
+
+
+def share_of(batch: int, processes: int) -> int:
+    """Rows of a batch that each process has.
+
+    Raises:
+        UserError: if the batch does not divide by the processes.
+    """
+    if batch < 1 or batch % processes:
+        raise UserError(f"batch of {batch} rows does not divide by {processes} processes")
+    return batch // processes
 
 
 def speaker_crops(

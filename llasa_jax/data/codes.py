@@ -21,6 +21,10 @@ VERSION = 2
 BY = ("kind", "speaker", "language", "licence")
 
 
+# What lines that nobody wrote on purpose may raise.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """An utterance, its codes int32 [frames], and how many samples they were made of."""
@@ -91,7 +95,7 @@ def load_codes(data: bytes, name: str, codec: str | None = None) -> CodesFile:
             raise ValueError(f"holds {len(encoded)} of {head['utterances']} utterances")
         rejects = [(str(id), str(reason)) for id, reason in head["rejects"]]
         found = CodesFile(encoded, rejects, str(head["codec"]), float(head["frame_rate"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise UserError(f"the codes in {name} are damaged ({error}); encode again") from error
     if codec not in (None, found.codec):
         raise UserError(f"{name}: made by codec {found.codec}, not {codec}; encode again")

@@ -69,13 +69,13 @@ class TokenMemmap:
         try:
             if shape_path.stat().st_size > 4096:
                 raise ValueError("too large for a shape")
-            shape = np.load(shape_path, allow_pickle=False)
+            shape = _read_shape(shape_path)
             count, size = (int(n) for n in shape)
             if count < 1 or size < 1 or count * size * _ID.itemsize != path.stat().st_size:
                 raise ValueError(f"says {count} rows of {size}, the file differs")
         except FileNotFoundError as error:
             raise UserError(f"no {error.filename}; copy both files of the split") from error
-        except (OSError, ValueError, TypeError, EOFError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{shape_path}: {error}; fetch both files again") from error
         return cls(path, np.memmap(path, _ID, mode="r", shape=(count, size)), vocabulary)
 
@@ -113,3 +113,15 @@ class TokenMemmap:
         if codes.min() < vocabulary.first_code:
             return NOT_SPEECH
         return Parts(text.astype(np.int32), vocabulary.codes(codes))
+
+
+def _read_shape(path: Path) -> np.ndarray:
+    """The array in a `.npy` file, mapped: numpy compares its shape with the file, and allocates
+    nothing. It reads the header with Python's own parser, which may raise nearly anything."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError("holds no shape") from error

@@ -21,6 +21,7 @@ LANGUAGE = ("language", "lang", "locale")
 MAX_GROUP_BYTES = 4 << 30
 MAX_AUDIO_BYTES = 512 << 20
 MAX_TEXT_BYTES = 64 << 10
+MAX_ROWS = 1 << 22  # of a file
 
 
 class ParquetCorpus:
@@ -72,6 +73,8 @@ class ParquetCorpus:
                 _first(columns, names) for names in (TEXT, SPEAKER, LANGUAGE)
             )
             taken = [column for column in (text, speaker, language) if column]
+            if not 0 <= file.metadata.num_rows <= MAX_ROWS:
+                raise ValueError(f"says {file.metadata.num_rows} rows, over {MAX_ROWS}; split it")
             rows = file.iter_batches(columns=taken) if taken else ()
             said = [one for batch in rows for one in batch.to_pylist()]
             for row, one in enumerate(said or [{}] * file.metadata.num_rows):
@@ -110,7 +113,7 @@ class ParquetCorpus:
         except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
             raise UserError(f"cannot read row {row} of {path}: {error}; fetch it again") from error
         data = audio.get("bytes")
-        if not data:
+        if not isinstance(data, bytes) or not data:
             raise UserError(f"row {row} of {path} holds no audio, only a path; embed the bytes")
         if len(data) > MAX_AUDIO_BYTES:
             raise UserError(f"row {row} of {path} is over 512 MiB; cut it first")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from llasa_jax.data.batches import share_of
 from llasa_jax.data.shards import Row, TokenShards, decode_row
 from llasa_jax.data.shuffle import mix, permute
 from llasa_jax.errors import UserError
@@ -89,7 +90,7 @@ def packed_batches(
         UserError: if the batch does not divide by the processes, or rows differ in length.
     """
     mixed = [Source(sources)] if isinstance(sources, TokenShards) else list(sources)
-    rows = _share(batch, processes)
+    rows = share_of(batch, processes)
     size = mixed[0].shards.row
     for one in mixed:
         if one.shards.row != size:
@@ -121,7 +122,7 @@ def ordered_batches(
     Raises:
         UserError: if the batch does not divide by the processes.
     """
-    rows = _share(batch, processes)
+    rows = share_of(batch, processes)
 
     def build(step: int) -> Batch:
         first = step * batch + process * rows
@@ -129,12 +130,6 @@ def ordered_batches(
         return collate([*_rows(shards, present), *[_NO_ROW] * (rows - len(present))], shards.row)
 
     return grain.MapDataset.range(-(-len(shards) // batch)).map(build)
-
-
-def _share(batch: int, processes: int) -> int:
-    if batch < 1 or batch % processes:
-        raise UserError(f"batch of {batch} rows does not divide by {processes} processes")
-    return batch // processes
 
 
 def _rows(shards: TokenShards, indices: np.ndarray) -> list[Row]:

@@ -93,13 +93,12 @@ class TarCorpus:
                     return "a text that is no UTF-8"
                 except (ValueError, TypeError, RecursionError):
                     return "a .json that holds no object"
-        text = " ".join(str(about.get("text") or "").split())
-        speaker = str(about.get("speaker") or "")
+        text, speaker, language = (_word(about.get(n)) for n in ("text", "speaker", "language"))
         return Utterance(
             id=id,
             text=text,
             speaker=f"{self.name}-{speaker}" if speaker else self.name,
-            language=str(about.get("language") or self.language),
+            language=language or self.language,
             licence=self.licence,
             kind="recorded",
             split=split_of(id, text),
@@ -151,7 +150,7 @@ def read_index(path: Path) -> Index:
             elif member.isfile() and name.suffix.lower() in AUDIO + TEXT:
                 one = Member(name.suffix.lower(), member.offset_data, member.size)
                 index.keys.setdefault(name.with_suffix("").as_posix(), []).append(one)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError) as error:
         if not index.keys:
             raise UserError(f"{path} is no readable tar ({error}); fetch it again") from error
         index.rejects.append(("its end", f"truncated ({error})"))
@@ -176,4 +175,11 @@ def _safe_name(member: tarfile.TarInfo) -> tuple[PurePosixPath, str]:
         return path, "a path that leaves the archive"
     if member.issym() or member.islnk():
         return path, "a link"
+    if member.size < 0:
+        return path, "a size below zero"
     return path, "" if member.isdir() or member.isreg() else "no plain file"
+
+
+def _word(value: object) -> str:
+    """A text or number of a `.json` on one line; "" for anything else."""
+    return " ".join(str(value).split()) if type(value) in (str, int, float) else ""

@@ -17,7 +17,7 @@ from llasa_jax.interop.llama import llama_settings, llama_tensors
 from llasa_jax.lm.released import LLASA_1B
 from llasa_jax.parallel.flops import TRAIN, decoder_flops, utilisation
 from llasa_jax.training.language import language_objective
-from llasa_jax.training.loop import Objective, initial_state, make_step, place_batch, training_mesh
+from llasa_jax.training.step import Objective, initial_state, make_step, place_batch, training_mesh
 
 Size = Literal["nano", "1b"]
 STEPS = 3  # of one measurement, each after the other

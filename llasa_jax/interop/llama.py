@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderConfig, RopeScaling
+from llasa_jax.config import DecoderConfig, from_dict
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
 from llasa_jax.interop.weights import (
@@ -26,6 +26,7 @@ from llasa_jax.interop.weights import (
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import BEGIN, EOT, HEADER, HEADER_END, SYSTEM, Vocabulary
 
+LARGEST_SIZE = 1 << 18  # of any dimension of a model that is read
 MAX_POSITIONS = 131072  # as the released models say; rotary positions themselves know no end
 
 # Ours -> (theirs, our axes, their axes), for each layer and for the rest.
@@ -140,6 +141,10 @@ def import_llama(
     extends = codes is not None and settings.get("vocab_size") == vocabulary.text_vocab
     stored = vocabulary.text_vocab if extends else vocabulary.size
     config = _read_config(path, settings, stored, vocabulary, weights)
+    # Before anything of these sizes is made.
+    weights.check(OUTER["embedding"], (stored, config.dim))
+    if max(config.layers, config.ffn, config.heads * config.head_dim) > LARGEST_SIZE:
+        raise UserError(f"{path}: a size is over {LARGEST_SIZE}, of no model that can be read")
     _, template = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
     flat = {}
     for ours, leaf in flatten(template).items():
@@ -193,6 +198,8 @@ def _read_config(
         if found.get(key, value) != value:
             raise UserError(f"{path}: {key} is {found[key]!r}, only {value!r} can be read")
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{path}: the settings of rope are {rope!r:.100}, not by name")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise UserError(f"{path}: rope_type {kind!r}, only 'default' and 'llama3' can be read")
@@ -204,27 +211,30 @@ def _read_config(
         heads, dim = found["num_attention_heads"], found["hidden_size"]
         scaling = None
         if kind == "llama3":
-            scaling = RopeScaling(
-                factor=float(rope["factor"]),
-                low_freq_factor=float(rope["low_freq_factor"]),
-                high_freq_factor=float(rope["high_freq_factor"]),
-                original_length=int(rope["original_max_position_embeddings"]),
-            )
-        return DecoderConfig(
-            dim=dim,
-            ffn=found["intermediate_size"],
-            layers=found["num_hidden_layers"],
-            heads=heads,
-            kv_heads=found.get("num_key_value_heads") or heads,
-            head_dim=found.get("head_dim") or dim // heads,
-            text_vocab=vocabulary.text_vocab,
-            codes=vocabulary.code_count,
-            rope_theta=float(rope.get("rope_theta", found.get("rope_theta", 10000.0))),
-            rope_scaling=scaling,
-            norm_eps=found["rms_norm_eps"],
-            tied_embeddings=tied,
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            scaling = {
+                "factor": rope["factor"],
+                "low_freq_factor": rope["low_freq_factor"],
+                "high_freq_factor": rope["high_freq_factor"],
+                "original_length": int(rope["original_max_position_embeddings"]),
+            }
+        values = {
+            "dim": dim,
+            "ffn": found["intermediate_size"],
+            "layers": found["num_hidden_layers"],
+            "heads": heads,
+            "kv_heads": found.get("num_key_value_heads") or heads,
+            "head_dim": found.get("head_dim") or dim // heads,
+            "text_vocab": vocabulary.text_vocab,
+            "codes": vocabulary.code_count,
+            "rope_theta": rope.get("rope_theta", found.get("rope_theta", 10000.0)),
+            "rope_scaling": scaling,
+            "norm_eps": found["rms_norm_eps"],
+            "tied_embeddings": tied,
+        }
+        return from_dict(DecoderConfig, values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{path}: lacks or breaks the setting {error}") from error
 
 

@@ -232,7 +232,7 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path}: is over {LARGEST_JSON >> 20} MiB, no model has so long a file")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: no readable JSON ({error})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no settings by name")

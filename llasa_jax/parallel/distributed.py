@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llasa_jax.errors import UserError
 
@@ -33,6 +34,8 @@ def connect() -> None:
     found = processes_told(os.environ)
     if found is None:
         return
+    # JAX's own would take SIGTERM from a run, which agrees on where to stop itself (`Votes`).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**found)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
@@ -109,3 +112,36 @@ def lay(tree: Any, places: Any) -> Any:
         return jax.make_array_from_callback(leaf.shape, where, lambda index: leaf[index])
 
     return jax.tree.map(one, tree, places)
+
+
+class Votes:
+    """What processes that step together agree on between steps: the largest of what they want.
+
+    A vote rides along with the step that was just dispatched, and is counted after the next one: no
+    device ever waits for it, and every process learns the same at the same step. A process that is
+    alone has its way at once.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.alone = jax.process_count() == 1
+        if not self.alone:
+            spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            whole = NamedSharding(mesh, PartitionSpec())
+            count = mesh.size // jax.process_count()
+            self._place = lambda vote: jax.make_array_from_process_local_data(
+                spread, np.full(count, vote, np.int32)
+            )
+            self._largest = jax.jit(lambda votes: votes.max(), out_shardings=whole)
+            self._cast: jax.Array | None = None
+
+    def cast(self, vote: int) -> int:
+        """Casts this step's vote; returns what the one before came to (of the first: 0)."""
+        if self.alone:
+            return vote
+        before, self._cast = self._cast, self._largest(self._place(vote))
+        return 0 if before is None else int(before)
+
+    def settle(self, vote: int) -> int:
+        """Casts a vote and waits for what it comes to."""
+        self.cast(vote)
+        return vote if self.alone else int(self._cast)

@@ -19,7 +19,7 @@ from llasa_jax.parallel.aot import Topology, topology
 from llasa_jax.parallel.chips import Chip
 from llasa_jax.parallel.flops import TRAIN, decoder_flops
 from llasa_jax.recipes.plan_step import compile_step, language_program, pod_mesh
-from llasa_jax.training.loop import abstract_state
+from llasa_jax.training.step import abstract_state
 
 # Of `lm.model.REMAT`, from the fastest to the leanest. "offload" is not among them: nothing here
 # estimates what goes to the host and back.

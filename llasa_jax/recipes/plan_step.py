@@ -19,7 +19,7 @@ from llasa_jax.parallel.mesh import make_mesh
 from llasa_jax.parallel.roofline import step_seconds
 from llasa_jax.training.codec import codec_objective
 from llasa_jax.training.language import language_objective
-from llasa_jax.training.loop import Objective, abstract_state, batch_sharding, make_step
+from llasa_jax.training.step import Objective, abstract_state, batch_sharding, make_step
 
 Run = CodecRun | DecoderRun
 

@@ -46,7 +46,7 @@ from llasa_jax.parallel.distributed import gather
 from llasa_jax.recipes.warm import starting_parameters
 from llasa_jax.training.codec import codec_objective, codec_validation, whole
 from llasa_jax.training.language import language_objective, validation_nats
-from llasa_jax.training.loop import Fitted, fit, place_batch, training_mesh
+from llasa_jax.training.loop import Fitted, fit
 from llasa_jax.training.recognition import (
     recogniser_objective,
     recogniser_validation,
@@ -54,6 +54,7 @@ from llasa_jax.training.recognition import (
     speaker_validation,
     speakers_of,
 )
+from llasa_jax.training.step import place_batch, training_mesh
 from llasa_jax.verifiers.characters import alphabet_of
 from llasa_jax.verifiers.recogniser import Recogniser
 from llasa_jax.verifiers.speaker import SpeakerEncoder, speaker_verifier
@@ -90,11 +91,13 @@ def train_codec(
         store,
         store.select(split="train"),
         run.crop_seconds,
-        run.train.batch // processes,
-        seed + (process << 32),  # every process draws its own rows
+        run.train.batch,
+        seed,
         {"recorded": run.recorded_share, "synthetic": 1 - run.recorded_share},
         run.language_power,
         run.speed,
+        process=process,
+        processes=processes,
     )
     if rate != wanted:
         batches = batches.map(
@@ -268,7 +271,7 @@ def load_sampling(model: Path) -> SamplerConfig:
         return SamplerConfig()
     try:
         return from_dict(SamplerConfig, json.loads(path.read_text(encoding="utf-8")))
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from error
 
 

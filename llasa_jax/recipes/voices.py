@@ -81,12 +81,19 @@ def _read_voice(path: Path, codec: str) -> NamedVoice:
         found = json.loads(path.read_text(encoding="utf-8"))
         version, made_by = found.pop("version"), found.pop("codec")
         voice = NamedVoice(**found)
-        numbers = np.array(voice.embedding, np.float32)
-        codes = np.array(voice.codes)
-        whole = numbers.ndim == 1 and np.isfinite(numbers).all() and codes.dtype.kind in "if"
-        if version != VERSION or voice.name != path.stem or not whole or codes.ndim != 1:
+        texts = [voice.name, voice.text, voice.consent]
+        whole = all(isinstance(one, str) for one in texts) and voice.name == path.stem
+        whole &= isinstance(voice.codes, list) and isinstance(voice.embedding, list)
+        whole &= all(type(code) is int and 0 <= code < 2**31 for code in voice.codes)
+        whole &= all(type(one) in (int, float) for one in voice.embedding)
+        if version != VERSION or not whole:
             raise ValueError("not as `llasa voices add` writes it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.array(voice.embedding, np.float32)).all():
+                raise ValueError("its embedding is not finite")
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no readable voice ({error}); add it again") from error
+    except (ArithmeticError, RecursionError) as error:
         raise UserError(f"{path}: no readable voice ({error}); add it again") from error
     if made_by != codec:
         raise UserError(f"{path}: made with codec {made_by}, not {codec}; add it again")

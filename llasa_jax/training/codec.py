@@ -16,13 +16,13 @@ from llasa_jax.codec.losses import feature_loss, judged_loss, masked_mse, mel_lo
 from llasa_jax.codec.loudness import loudness_loss
 from llasa_jax.codec.model import Codec
 from llasa_jax.codec.semantic import SemanticDecoder
-from llasa_jax.config import CodecRun, GanConfig
+from llasa_jax.config import CodecRun, GanConfig, to_dict
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.waves import mel_distance, stoi
 from llasa_jax.parallel.distributed import gather
-from llasa_jax.training.loop import Objective, Rival
+from llasa_jax.training.step import Objective, Rival
 
 SILENCE = 1e-3  # of full scale; frames that never exceed it are padding
 VALID_WAVES = 32  # whose codes are counted; the first of them are rebuilt
@@ -99,7 +99,15 @@ def codec_objective(run: CodecRun, semantic: dict | None = None) -> Objective:
         total = sum(weight * value for weight, value in terms.values())
         return total, {name: value for name, (_, value) in terms.items()}
 
-    return Objective("codec", init, loss, axes=axes | frozen_axes, frozen=frozen, rival=rival)
+    return Objective(
+        "codec",
+        init,
+        loss,
+        axes=axes | frozen_axes,
+        frozen=frozen,
+        rival=rival,
+        about=to_dict(run),
+    )
 
 
 def divided(params: dict) -> tuple[dict, dict]:

@@ -13,15 +13,15 @@ import numpy as np
 from flax import nnx
 
 from llasa_jax import nn
-from llasa_jax.config import DecoderConfig, DecoderRun
+from llasa_jax.config import DecoderConfig, DecoderRun, to_dict
 from llasa_jax.lm.guide import exchange_texts, guide_loss
 from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import TAGS
 from llasa_jax.parallel.flops import TRAIN, decoder_flops
-from llasa_jax.training.loop import Objective
 from llasa_jax.training.meter import Work
+from llasa_jax.training.step import Objective
 
 
 def language_objective(
@@ -86,6 +86,7 @@ def language_objective(
         weight=lambda batch: batch["weights"].sum(),
         working=working,
         work=lambda batch: row_work(run.lm, batch),
+        about=to_dict(run),
     )
 
 

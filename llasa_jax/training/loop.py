@@ -1,93 +1,49 @@
 """The training loop, one for codec, language model and recognisers; it reads top to bottom.
 
-A step is a pure function of (state, frozen, batch, key, steps). The state is {"step", "model",
-"rival", "spikes", "ema"}, the last three where there are such: "model" and "rival" hold what an
-optimizer trains, {"params", "opt"}, "spikes" what `spikes` remembers. One description of it,
-`abstract_state`, gives its first values their places on the mesh, a checkpoint its template and the
-compile room its arguments.
+What a step is stands in `step`; here are its state's way through a run, interruptions included:
+resumed, stopped as asked, or taken back to the last good checkpoint, it gives the same bits.
 """
 
-import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from llasa_jax.config import MeshConfig, OptimizerConfig, TrainConfig
+from llasa_jax.config import TrainConfig, to_dict
 from llasa_jax.console import Bar, bar
 from llasa_jax.data.pipeline import READING
-from llasa_jax.errors import UserError
-from llasa_jax.parallel.distributed import lay
-from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh, sharding, shardings
-from llasa_jax.training.checkpoints import Checkpoints
+from llasa_jax.errors import Saved, UserError
+from llasa_jax.parallel.distributed import Votes, lay
+from llasa_jax.training.checkpoints import Checkpoints, Keep
 from llasa_jax.training.meter import Ledger, Meter, Work
-from llasa_jax.training.optimizers import learning_rate, make_optimizer
-from llasa_jax.training.record import Curve, Pace, Plan
-from llasa_jax.training.spikes import empty_window, judge
+from llasa_jax.training.record import Curve, Events, Pace, Plan
+from llasa_jax.training.step import (
+    Objective,
+    abstract_state,
+    everywhere,
+    first_state,
+    kept,
+    learning,
+    make_step,
+    place_batch,
+    places,
+    training_mesh,
+)
+from llasa_jax.training.stopping import Stop, Watchdog
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Rival:
-    """Adversaries of the model, which are among the loss's parameters by their `name`.
-
-    They have an optimizer of their own and learn from the share `start` of the run on. Before it
-    the loss is called without them, and they cost nothing.
-    """
-
-    name: str
-    init: Callable[[jax.Array], dict]
-    axes: dict
-    optimizer: OptimizerConfig
-    start: float = 0.0
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a run minimises.
-
-    Attributes:
-        init: key -> parameters, a nested dict.
-        loss: (parameters, batch, key) -> (loss, metrics). The parameters are those of `init`, of
-            `frozen`, of the rival and, in training, `scheduled`, side by side.
-        axes: logical axes of the parameters, frozen ones too (`nn.logical_axes`); without them each
-            parameter is whole on every device.
-        rows: logical axes of a batch's arrays, which are whole along the rest.
-        frozen: parameters that are not trained; their shapes are enough to compile a step.
-        scheduled: share of the run that is done -> what the loss takes that depends on it.
-        rival: who learns to make the loss larger.
-        working: parameters -> those that the loss computes with, some in a smaller dtype. Gradients
-            are taken of these: half of the memory until the optimizer has them, and nothing lost,
-            for a product's gradient comes in the product's dtype.
-        weight: how much a part of a batch counts beside the others, where its loss is a mean over
-            something that parts have more or less of.
-        begin: parameters to begin with instead of `init`'s, host arrays.
-        work: what this process's rows of a batch are, for the rates in the curve.
-    """
-
-    name: str
-    init: Callable[[jax.Array], dict]
-    loss: Callable[[dict, dict, jax.Array], tuple[jax.Array, dict]]
-    axes: dict | None = None
-    rows: tuple[str, ...] = ("batch",)
-    frozen: dict = field(default_factory=dict)
-    scheduled: Callable[[jax.Array], dict] = lambda progress: {}
-    rival: Rival | None = None
-    working: Callable[[dict], dict] = lambda params: params
-    weight: Callable[[dict], jax.Array] = lambda batch: jnp.ones(())
-    begin: dict | None = None
-    work: Callable[[dict], Work] | None = None
+SAVE, STOP = 1, 2  # what a process may want between steps
+TRIES = 3  # a run that comes to the same bad steps from the same checkpoint so often ends
 
 
 @dataclass(frozen=True)
@@ -109,7 +65,7 @@ def fit(
     validate: Callable[[dict, int], dict] | None = None,
     budget: float | None = None,
 ) -> Fitted:
-    """Trains from the newest checkpoint in `folder`, or from the start, to `config.steps`.
+    """Trains from the newest checkpoint of `folder`, or from the start, to `config.steps`.
 
     Args:
         batches: element i is this process's rows of step i's batch, a dict of arrays: a pure
@@ -122,348 +78,258 @@ def fit(
             follows. It does not foresee that a rival makes later steps slower.
 
     Raises:
-        UserError: if the loss is not finite, the folder belongs to another run, or the devices are
-            not those of `config.mesh`.
+        UserError: if steps are bad again and again, the folder belongs to another run, no
+            checkpoint in it is whole, or the devices are not those of `config.mesh`.
+        Saved: SIGTERM came to any process; all have saved, at the same step.
     """
     mesh = training_mesh(config.mesh)
     if budget is not None and jax.process_count() > 1:
         raise UserError("training: a time budget is for one process; set train.steps")
     folder.mkdir(parents=True, exist_ok=True)
-    plan = Plan.open(folder, config, seed)
-    checkpoints = Checkpoints(folder / "checkpoints", keep_every=config.keep_every)
-    start = checkpoints.latest or 0
-    curve, ledger = Curve(folder, start), Ledger(folder / "ledger.json", start)
-    with ledger.spent("start"):
-        template, frozen_template = abstract_state(objective, config, mesh)
-        frozen = lay(objective.frozen, places(frozen_template))
-        keys = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(seed))), out_shardings=_whole(mesh)
-        )
-        init_key, step_key = keys()
-        if start:
-            state = checkpoints.restore(start, template)
-        else:
-            state = first_state(objective, config, template, init_key)
-    step_fn = jax.jit(make_step(objective, config, mesh), donate_argnums=0)
-    feed = iter(batches[start : plan.steps].to_iter_dataset(READING)) if start < plan.steps else ()
-
-    def load() -> tuple[dict, Work | None]:
-        batch = next(feed)
-        work = None if objective.work is None else objective.work(batch)
-        return place_batch(objective, mesh, batch), work
-
-    meter, pace = Meter(objective.name, ledger, mesh.devices.flat, start), Pace(plan, budget, start)
-    compiled: set[frozenset[str]] = set()  # parts of the state that a compiled step takes
-    steps = lay(np.int32(plan.steps), _whole(mesh))
-    try:
+    with Stop() as stop:
+        run = _Run(objective, batches, config, folder, seed, budget, mesh)
         with (
-            bar(f"train {objective.name}", plan.steps, "steps", done=start) as progress,
-            closing(loaded_ahead(load, meter, ledger)) as loaded,
+            closing(run),
+            Watchdog(run.ledger, run.step_of, 60 * config.watch_minutes),
+            bar(f"train {objective.name}", run.plan.steps, "steps", done=run.step) as progress,
         ):
-            step = start
-            while step < plan.steps:
-                batch, work = next(loaded)
-                learners = learning(objective, state, step / plan.steps)
-                with ledger.spent("useful" if frozenset(learners) in compiled else "compile"):
-                    compiled.add(frozenset(learners))
-                    learners, metrics = step_fn(learners, frozen, batch, step_key, steps)
-                state |= learners
-                step += 1
+            votes = Votes(mesh)
+            while run.step < run.plan.steps:
+                run.take_step()
                 progress.advance()
-                meter.push(metrics, work)
-                if meter.step % config.log_every == 0 and not meter.empty:
-                    _write(curve, meter.row(), progress)
-                if pace.looks(step):
-                    jax.block_until_ready(state)
-                    progress.total = pace.look(step)
-                    steps = lay(np.int32(plan.steps), _whole(mesh))
-                last = step == plan.steps
-                saving = last or step % config.save_every == 0
-                validating = validate and (last or step % config.valid_every == 0)
+                asked = votes.cast(STOP if stop.asked else SAVE if run.save_is_due() else 0)
+                if run.meter.bad >= config.bad_steps:
+                    progress.advance(run.go_back() - progress.done)
+                    continue
+                if run.meter.step % config.log_every == 0 and not run.meter.empty:
+                    run.write(run.meter.row(), progress)
+                if run.pace.looks(run.step):
+                    progress.total = run.look_at_pace()
+                last = run.step == run.plan.steps
+                saving = last or run.step % config.save_every == 0
+                validating = validate and (last or run.step % config.valid_every == 0)
                 # A saved step ends its row, so that a resumed run writes the same rows.
                 if saving or validating:
-                    meter.read()
-                    row = meter.row()
-                    if validating:
-                        with ledger.spent("validation"), jax.set_mesh(mesh):
-                            found = validate(kept(state) | frozen, step)
-                            row |= {f"valid_{k}": float(v) for k, v in found.items()}
-                    _write(curve, row, progress)
-                if saving:
-                    ledger.saving(step)
-                    with ledger.spent("checkpoint"):
-                        checkpoints.save(step, state)
-    finally:
-        with ledger.spent("checkpoint"):
-            checkpoints.close()
-        ledger.write()
-        curve.close()
-    return Fitted(kept(state), curve.rows, plan.steps)
+                    run.meter.read()
+                    row = run.meter.row() | (run.validated(validate) if validating else {})
+                    run.write(row, progress)
+                if saving and (last or not run.meter.bad):
+                    run.save()
+                elif asked and (asked == STOP or not run.meter.bad):
+                    run.save(temporary=True)
+                if asked == STOP and not last:
+                    run.whole_or_error()
+                    raise Saved(f"stopped as asked after step {run.step}, saved")
+            run.whole_or_error()
+            if votes.settle(STOP if stop.asked else 0):
+                raise Saved(f"stopped as asked after step {run.step}, the last, saved")
+    return Fitted(kept(run.state), run.curve.rows, run.plan.steps)
 
 
-def loaded_ahead(load: Callable[[], T], meter: Meter, ledger: Ledger) -> Iterator[T]:
-    """What `load` gives again and again; a thread is always one ahead.
+class _Run:
+    """A run under way: its state on the devices, and everything that moves with it.
 
-    Time spent waiting for it counts from when the devices have nothing to do.
-    """
-    with ThreadPoolExecutor(1) as loader:
-        coming = loader.submit(load)
-        while True:
-            if not coming.done():
-                jax.block_until_ready(meter.newest)
-            with ledger.spent("data"):
-                found = coming.result()
-            coming = loader.submit(load)
-            yield found
-
-
-def training_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of a run: of the first devices if it asks for fewer than one process has.
-
-    Raises:
-        UserError: as `make_mesh`, or if processes would share rows of the batch.
-    """
-    sizes = asdict(config)
-    wanted, processes = math.prod(sizes.values()), jax.process_count()
-    alone = processes == 1 and 0 < wanted <= jax.device_count()
-    mesh = make_mesh(**sizes, devices=jax.devices()[:wanted] if alone else None)
-    if mesh.shape["data"] * mesh.shape["fsdp"] % processes:
-        raise UserError(f"train.mesh: data x fsdp must be a multiple of the {processes} processes")
-    return mesh
-
-
-def first_state(objective: Objective, config: TrainConfig, template: dict, key: jax.Array) -> dict:
-    """The state before the first step, at its places."""
-    make, given = partial(initial_state, objective, config), None
-    if objective.begin is not None:
-        given = lay(objective.begin, places(template["model"]["params"]))
-    return jax.jit(make, out_shardings=places(template), donate_argnums=1)(key, given)
-
-
-def initial_state(
-    objective: Objective, config: TrainConfig, key: jax.Array, given: dict | None = None
-) -> dict:
-    """The state before the first step, with parameters of `key` or those `given`."""
-    params = objective.init(key) if given is None else given
-    opt = make_optimizer(config.optimizer).init(params)
-    state = {"step": jnp.zeros((), jnp.int32), "model": {"params": params, "opt": opt}}
-    if objective.rival is not None:
-        params = objective.rival.init(jax.random.fold_in(key, 1))
-        opt = make_optimizer(objective.rival.optimizer).init(params)
-        state["rival"] = {"params": params, "opt": opt}
-    if config.spike_sigmas:
-        state["spikes"] = empty_window(config.spike_window)
-    return state | ({"ema": state["model"]["params"]} if config.ema else {})
-
-
-def abstract_state(objective: Objective, config: TrainConfig, mesh: Mesh) -> tuple[dict, dict]:
-    """State and frozen parameters as `jax.ShapeDtypeStruct`s with their places on the mesh.
-
-    What an optimizer holds for a parameter lies where the parameter lies.
-
-    Raises:
-        UserError: if a parameter does not divide over the mesh.
+    Attributes:
+        step: steps taken.
+        moved: so many batches were left out: step i + 1 is of batch i + moved.
+        row: the last step that is in a row of the curve.
     """
 
-    def placed(params: dict, axes: dict | None) -> dict:
-        if axes is None:
-            return jax.tree.map(lambda leaf: _shaped(leaf, _whole(mesh)), params)
-        axes = {name: axes[name] for name in params}
-        return jax.tree.map(_shaped, params, shardings(mesh, Rules(), axes, params))
+    def __init__(
+        self,
+        objective: Objective,
+        batches: grain.MapDataset,
+        config: TrainConfig,
+        folder: Path,
+        seed: int,
+        budget: float | None,
+        mesh: Mesh,
+    ):
+        self.objective, self.batches, self.config = objective, batches, config
+        self.seed, self.mesh = seed, mesh
+        self.plan, self.events = Plan.open(folder, config, seed), Events(folder)
+        keep = Keep(config.keep, config.keep_every, config.keep_best)
+        place = config.checkpoints or folder / "checkpoints"
+        self.checkpoints = Checkpoints(place, keep, tell=self.events.tell)
+        self.ledger = Ledger(folder / "ledger.json", self.checkpoints.latest or 0)
+        self.feed: Feed | None = None
+        self.compiled: set[frozenset[str]] = set()  # parts of the state that a compiled step takes
+        self.gone_back = Counter[int]()
+        self.valid: dict[str, float] = {}  # of the step in `row`
+        self.saved, self.saved_at = True, time.monotonic()
+        with self.ledger.spent("start"):
+            self.template, frozen_template = abstract_state(objective, config, mesh)
+            self.frozen = lay(objective.frozen, places(frozen_template))
+            keys = jax.jit(
+                lambda: tuple(jax.random.split(jax.random.key(seed))),
+                out_shardings=everywhere(mesh),
+            )
+            self.init_key, self.step_key = keys()
+            self._restore()
+        self.curve = Curve(folder, self.row)
+        self.step_fn = jax.jit(make_step(objective, config, mesh), donate_argnums=0)
+        self.steps = lay(np.int32(self.plan.steps), everywhere(mesh))
+        self.pace = Pace(self.plan, budget, self.step)
 
-    def learner(part: dict, axes: dict | None) -> dict:
-        params = placed(part["params"], axes)
-        known = dict(jax.tree_util.tree_leaves_with_path(params))
+    def _restore(self, before: int | None = None) -> None:
+        """Stands where the newest whole checkpoint was saved, or at the start."""
+        self.state: Any = None  # room for the other
+        found = self.checkpoints.newest(self.template, before)
+        if found is None:
+            state = first_state(self.objective, self.config, self.template, self.init_key)
+            found = 0, state, {}
+        self.step, self.state, about = found
+        self.moved, self.row = about.get("moved", 0), about.get("row", self.step)
+        self.ledger.back(self.step)
+        pending = about.get("pending")
+        self.meter = Meter(self.ledger, self.mesh.devices.flat, self.step, pending)
 
-        def beside(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
-            # A moment's path ends with its parameter's.
-            ends = (known.get(path[i:]) for i in range(len(path)))
-            param = next((found for found in ends if found is not None), None)
-            same = param is not None and param.shape == leaf.shape
-            return _shaped(leaf, param.sharding if same else _whole(mesh))
+    def step_of(self, doing: str) -> int:
+        """The step that seconds of this kind are for: the one on the devices, or the next."""
+        return 1 + (self.meter.step if doing == "useful" else self.step)
 
-        opt = jax.tree_util.tree_map_with_path(beside, part["opt"])
-        return {"params": params, "opt": opt}
+    def take_step(self) -> None:
+        if self.feed is None:
+            self.feed = Feed(self._load(), self.ledger)
+        batch, work = self.feed.next(self.meter)
+        learners = learning(self.objective, self.state, self.step / self.plan.steps)
+        parts = frozenset(learners)
+        with self.ledger.spent("useful" if parts in self.compiled else "compile"):
+            self.compiled.add(parts)
+            given = (learners, self.frozen, batch, self.step_key, self.steps)
+            learners, metrics = self.step_fn(*given)
+        self.state |= learners
+        self.step += 1
+        self.meter.push(metrics, work)
 
-    key, rival = jax.eval_shape(lambda: jax.random.key(0)), objective.rival
-    shapes = jax.eval_shape(partial(initial_state, objective, config), key)
-    alone = {name: shapes[name] for name in ("step", "spikes") if name in shapes}
-    state = placed(alone, None)
-    state["model"] = learner(shapes["model"], objective.axes)
-    if rival is not None:
-        state["rival"] = learner(shapes["rival"], rival.axes)
-    if config.ema:
-        state["ema"] = state["model"]["params"]
-    return state, placed(objective.frozen, objective.axes)
+    def _load(self) -> Iterator[tuple[dict, Work | None]]:
+        """The batches from here on, on the mesh."""
+        rest = self.batches[self.step + self.moved : self.plan.steps + self.moved]
+        for batch in rest.to_iter_dataset(READING):
+            work = None if self.objective.work is None else self.objective.work(batch)
+            yield place_batch(self.objective, self.mesh, batch), work
 
+    def validated(self, validate: Callable[[dict, int], dict]) -> dict[str, float]:
+        with self.ledger.spent("validation"), jax.set_mesh(self.mesh):
+            found = validate(kept(self.state) | self.frozen, self.step)
+        self.valid = {name: float(value) for name, value in found.items()}
+        return {f"valid_{name}": value for name, value in self.valid.items()}
 
-def place_batch(objective: Objective, mesh: Mesh, batch: dict) -> dict:
-    """The whole batch on the mesh, of the rows that each process has.
+    def write(self, row: dict, progress: Bar) -> None:
+        self.valid = self.valid if any(name.startswith("valid_") for name in row) else {}
+        self.row = row["step"]
+        self.curve.write(row)
+        progress.advance(0, **{name: value for name, value in row.items() if name != "step"})
 
-    Raises:
-        UserError: if the rows do not divide over data and fsdp.
-    """
+    def look_at_pace(self) -> int:
+        """The run's length, by what this machine affords."""
+        jax.block_until_ready(self.state)
+        length = self.pace.look(self.step)
+        self.steps = lay(np.int32(length), everywhere(self.mesh))
+        return length
 
-    def place(x: np.ndarray) -> jax.Array:
-        shape = (x.shape[0] * jax.process_count(), *x.shape[1:]) if x.ndim else ()
-        where = batch_sharding(objective, mesh, shape)
-        return jax.make_array_from_process_local_data(where, x, shape)
+    def save_is_due(self) -> bool:
+        """Whether so much time has passed since the last save; process 0's clock counts."""
+        minutes = self.config.save_minutes if jax.process_index() == 0 else 0
+        return 0 < 60 * minutes <= time.monotonic() - self.saved_at
 
-    return jax.tree.map(place, batch)
+    def save(self, temporary: bool = False) -> None:
+        """Saves where the run stands; a temporary save does not end a row, but keeps its steps."""
+        self.meter.read()
+        self.ledger.saving(self.step)
+        self.saved_at = time.monotonic()
+        about = {
+            "temporary": temporary,
+            "seed": self.seed,
+            "moved": self.moved,
+            "row": self.row,
+            "pending": self.meter.pending(),
+            "valid": self.valid if self.row == self.step else {},
+            "objective": self.objective.name,
+            "train": to_dict(self.config),
+            "run": self.objective.about,
+        }
+        with self.ledger.spent("checkpoint"):
+            self.saved = self.checkpoints.save(self.step, self.state, about)
 
+    def go_back(self) -> int:
+        """Stands at the last checkpoint before the bad steps, with the data moved on; its step.
 
-def batch_sharding(objective: Objective, mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Where an array of a batch, of this whole shape, lies."""
-    axes = (*objective.rows, *(None,) * len(shape))[: len(shape)]
-    return sharding(mesh, Rules(), axes, shape, "batch")
+        Raises:
+            UserError: that was tried before.
+        """
+        last, bad, batch = self.meter.step, self.meter.bad, self.step + self.moved
+        with self.ledger.spent("start"):
+            self._close_feed()
+            self.checkpoints.settle()
+            self._restore(before=last - bad)
+        self.moved = batch - self.step
+        self.curve.back(self.row)
+        self.gone_back[self.step] += 1
+        since = f"since step {last - bad + 1} (now {last})"
+        if self.gone_back[self.step] == TRIES:
+            raise UserError(
+                f"training {self.objective.name}: the loss is not finite, or spikes, {since}, "
+                f"again after going back to step {self.step} with other data; lower "
+                "train.optimizer.peak"
+            )
+        self.events.tell(
+            f"all steps were skipped {since}: back to step {self.step}, on with batch {batch}",
+            step=last,
+            back_to=self.step,
+            moved=self.moved,
+        )
+        return self.step
 
+    def whole_or_error(self) -> None:
+        """Waits for the last save.
 
-def learning(objective: Objective, state: dict, progress: float) -> dict:
-    """The part of the state that learns after the share `progress` of the run."""
-    waits = objective.rival is not None and progress < objective.rival.start
-    return {name: part for name, part in state.items() if not (waits and name == "rival")}
+        Raises:
+            UserError: it failed.
+        """
+        with self.ledger.spent("checkpoint"):
+            whole = self.checkpoints.settle() and self.saved
+        if not whole:
+            raise UserError(
+                f"checkpoint of step {self.step}: could not be saved, the newest whole one is of "
+                f"step {self.checkpoints.latest}; make room, then run the same command again"
+            )
 
+    def _close_feed(self) -> None:
+        if self.feed is not None:
+            self.feed.close()
+            self.feed = None
 
-def make_step(objective: Objective, config: TrainConfig, mesh: Mesh) -> Callable:
-    """The pure function (state, frozen, batch, key, steps) -> (state, metrics), to be jitted.
-
-    It takes a whole state or the part that is `learning`, on the mesh as `abstract_state` says, and
-    leaves it there.
-    """
-    where = places(abstract_state(objective, config, mesh)[0])
-
-    def step(state: dict, *given: Any) -> tuple[dict, dict]:
-        with on_mesh(mesh):
-            new, metrics = train_step(objective, config, state, *given)
-        return jax.lax.with_sharding_constraint(new, {name: where[name] for name in new}), metrics
-
-    return step
-
-
-def train_step(
-    objective: Objective,
-    config: TrainConfig,
-    state: dict,
-    frozen: dict,
-    batch: dict,
-    key: jax.Array,
-    steps: jax.Array,
-) -> tuple[dict, dict]:
-    """One update; a step that is a spike, or is not finite, changes nothing but the count.
-
-    Args:
-        key: the run's key; the step's own is derived from it and the step's number.
-        steps: the run's length, which the learning rate's schedule spans.
-    """
-    step, rival = state["step"], objective.rival
-    learners = {"model": (config.optimizer, 0.0, "")}
-    if "rival" in state:
-        learners["rival"] = (rival.optimizer, rival.start, f"{rival.name}_")
-
-    def loss_fn(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        others = {rival.name: params["rival"]} if "rival" in params else {}
-        given = frozen | others | objective.scheduled(step / steps)
-        return objective.loss(params["model"] | given, batch, key)
-
-    def working(params: dict) -> dict:
-        return params | {"model": objective.working(params["model"])}
-
-    params = {name: state[name]["params"] for name in learners}
-    key = jax.random.fold_in(key, step)
-    (loss, metrics), grads = mean_gradient(
-        loss_fn,
-        params,
-        batch,
-        key,
-        config.accumulate,
-        working=working,
-        weight=objective.weight,
-    )
-    metrics |= {"loss": loss}
-    new, good = {}, jnp.isfinite(loss)
-    for name, (rule, start, prefix) in learners.items():
-        rate = learning_rate(rule, (step / steps - start) / (1 - start))
-        norm = optax.tree.norm(grads[name])
-        updates, opt = make_optimizer(rule).update(grads[name], state[name]["opt"], params[name])
-        moved = jax.tree.map(lambda p, u, rate=rate: p + rate * u, params[name], updates)
-        new[name] = {"params": moved, "opt": opt}
-        good &= jnp.isfinite(norm)
-        metrics |= {f"{prefix}grad_norm": norm, f"{prefix}rate": rate}
-    if config.ema:
-        mix = lambda e, p: config.ema * e + (1 - config.ema) * p  # noqa: E731
-        new["ema"] = jax.tree.map(mix, state["ema"], new["model"]["params"])
-    always = {"step": step + 1}
-    if config.spike_sigmas:
-        norm = metrics["grad_norm"]
-        spike, always["spikes"] = judge(state["spikes"], loss, norm, config.spike_sigmas)
-        good &= ~spike
-        metrics |= {"spiked": 1.0 * spike}
-    old = {name: state[name] for name in new}
-    new = jax.tree.map(partial(jnp.where, good), new, old)
-    return new | always, metrics | {"skipped": 1.0 - good}
-
-
-def gradient_of(loss_fn: Callable, working: Callable[[dict], dict]) -> Callable:
-    """(params, *given) -> ((loss, metrics), gradient): of what is `working`, as that of params."""
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
-    def found(params: dict, *given: Any) -> tuple[tuple[jax.Array, dict], dict]:
-        value, grads = grad_fn(working(params), *given)
-        return value, jax.tree.map(lambda grad, param: grad.astype(param.dtype), grads, params)
-
-    return found
-
-
-def mean_gradient(
-    loss_fn: Callable,
-    params: dict,
-    batch: dict,
-    key: jax.Array,
-    parts: int,
-    *,
-    working: Callable[[dict], dict] = lambda params: params,
-    weight: Callable[[dict], jax.Array] = lambda batch: jnp.ones(()),
-) -> tuple[tuple[jax.Array, dict], dict]:
-    """((loss, metrics), gradient) of the batch, taken in equal parts of its rows one at a time.
-
-    Of several parts each counts by its share of the batch's `weight`: a loss that is a mean over
-    so much comes out as that of the whole batch at once, and so does its gradient.
-    """
-    grad_fn = gradient_of(loss_fn, working)
-    if parts == 1:
-        return grad_fn(params, batch, key)
-    # A part takes its rows from all over the batch, so that each device divides what it has.
-    batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    weights = jax.lax.map(weight, batch)
-    shares = weights / jnp.maximum(weights.sum(), 1e-9)
-
-    def add(total: Any, part: tuple[jax.Array, jax.Array, dict]) -> tuple[Any, None]:
-        number, share, rows = part
-        found = grad_fn(params, rows, jax.random.fold_in(key, number))
-        return jax.tree.map(lambda t, x: t + share * x, total, found), None
-
-    rows = jax.tree.map(lambda x: x[0], batch)
-    shapes = jax.eval_shape(grad_fn, params, rows, key)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, nothing, (jnp.arange(parts), shares, batch))[0]
+    def close(self) -> None:
+        self._close_feed()
+        with self.ledger.spent("checkpoint"):
+            self.checkpoints.close()
+        self.ledger.write()
+        self.curve.close()
 
 
-def _whole(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
+class Feed:
+    """The batches of a run; a thread is always one ahead."""
 
+    def __init__(self, batches: Iterator[T], ledger: Ledger):
+        self._batches, self._ledger = batches, ledger
+        self._loader = ThreadPoolExecutor(1)
+        self._coming = self._load()
 
-def _shaped(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    def _load(self) -> Future[T | None]:
+        return self._loader.submit(next, self._batches, None)
 
+    def next(self, meter: Meter) -> T:
+        """The next batch; waiting for it counts from when the devices have nothing to do."""
+        if not self._coming.done():
+            jax.block_until_ready(meter.newest)
+        with self._ledger.spent("data"):
+            found = self._coming.result()
+        self._coming = self._load()
+        return found
 
-def places(template: dict) -> dict:
-    """The shardings in a tree of abstract arrays."""
-    return jax.tree.map(lambda leaf: leaf.sharding, template)
-
-
-def kept(state: dict) -> dict:
-    """What is validated and returned: the mean of the parameters, where there is one."""
-    return state.get("ema", state["model"]["params"])
+    def close(self) -> None:
+        self._loader.shutdown(cancel_futures=True)
 
 
 def kept_along(
@@ -474,7 +340,8 @@ def kept_along(
     Raises:
         UserError: there is none, or one is damaged or of another configuration.
     """
-    checkpoints = Checkpoints(folder / "checkpoints")
+    place = config.checkpoints or folder / "checkpoints"
+    checkpoints = Checkpoints(place, reading=True)
     try:
         if not checkpoints.steps:
             raise UserError(f"{folder}: holds no checkpoint; train first")
@@ -483,8 +350,3 @@ def kept_along(
             yield step, kept(checkpoints.restore(step, template))
     finally:
         checkpoints.close()
-
-
-def _write(curve: Curve, row: dict, progress: Bar) -> None:
-    curve.write(row)
-    progress.advance(0, **{name: value for name, value in row.items() if name != "step"})

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from llasa_jax.errors import UserError
 from llasa_jax.parallel.flops import chip_count, utilisation
-from llasa_jax.training.record import replace_file
+from llasa_jax.training.record import going_on, replace_file
 
 # Rows of a curve that another run of the same seed does not have to the bit.
 TIMED = ("tokens_s_chip", "mfu", "mfu_without_head", "data_wait", "goodput")
+KEPT = 16  # checkpoints of which the ledger knows what they hold
 LOSSES = ("start", "compile", "data", "validation", "checkpoint", "skipped", "lost")
 
 
@@ -37,33 +37,45 @@ class Ledger:
 
     Args:
         start: the step that the run goes on from.
+
+    Attributes:
+        doing: what the seconds since `mark`, a time of `time.monotonic`, go into.
     """
 
     def __init__(self, path: Path, start: int):
-        self.path = path
+        self.path, self.doing = path, "useful"
         try:
             found = json.loads(path.read_text())
             self.seconds = {name: float(found["seconds"][name]) for name in ("useful", *LOSSES)}
             self._saved = {int(step): float(useful) for step, useful in found["saved"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.seconds, self._saved = dict.fromkeys(("useful", *LOSSES), 0.0), {}
-        kept = self._saved.get(start, 0.0)
-        self._move(self.seconds["useful"] - kept, "lost")
-        self._mark = time.monotonic()
+        self._lose(start)
+        self.mark = time.monotonic()
+
+    def back(self, start: int) -> None:
+        """The run goes on from a checkpoint: what was useful since then is lost."""
+        self._pass("useful")
+        self._lose(start)
+
+    def _lose(self, start: int) -> None:
+        self._move(self.seconds["useful"] - self._saved.get(start, 0.0), "lost")
 
     @contextmanager
     def spent(self, what: str) -> Iterator[None]:
         """The seconds inside are spent on `what`; those since the last such were useful."""
         self._pass("useful")
+        self.doing = what
         try:
             yield
         finally:
             self._pass(what)
+            self.doing = "useful"
 
     def saving(self, step: int) -> None:
         """What is useful now is in the checkpoint of `step`, and cannot be lost any more."""
         self._pass("useful")
-        self._saved = dict([*self._saved.items(), (step, self.seconds["useful"])][-2:])
+        self._saved = dict([*self._saved.items(), (step, self.seconds["useful"])][-KEPT:])
         self.write()
 
     def skip(self, seconds: float) -> None:
@@ -81,12 +93,13 @@ class Ledger:
         return self.seconds["useful"] / max(sum(self.seconds.values()), 1e-9)
 
     def write(self) -> None:
-        replace_file(self.path, json.dumps({"seconds": self.seconds, "saved": self._saved}))
+        with going_on(self.path):
+            replace_file(self.path, json.dumps({"seconds": self.seconds, "saved": self._saved}))
 
     def _pass(self, what: str) -> None:
         now = time.monotonic()
-        self.seconds[what] += now - self._mark
-        self._mark = now
+        self.seconds[what] += now - self.mark
+        self.mark = now
 
     def _move(self, seconds: float, to: str) -> None:
         self.seconds["useful"] -= seconds
@@ -101,15 +114,30 @@ class Meter:
 
     Attributes:
         step: the last step whose metrics are read.
+        bad: so many steps up to it were skipped, one after the other.
         newest: the metrics of the step after it, still on the devices.
+
+    Args:
+        pending: of an earlier process, what its `pending` was at `start`.
     """
 
-    def __init__(self, name: str, ledger: Ledger, devices: Iterable[jax.Device], start: int):
-        self.name, self.ledger, self.step = name, ledger, start
+    def __init__(
+        self,
+        ledger: Ledger,
+        devices: Iterable[jax.Device],
+        start: int,
+        pending: dict[str, Any] | None = None,
+    ):
+        self.ledger, self.step = ledger, start
         self.devices = list(devices)
         self.newest: dict | None = None
         self._work: Work | None = None
-        self._read: list[tuple[dict, Work | None]] = []
+        given = pending or {"bad": 0, "steps": []}
+        self.bad: int = given["bad"]
+        self._read: list[tuple[dict, Work | None]] = [
+            ({name: np.float32(float.fromhex(value)) for name, value in metrics.items()}, None)
+            for metrics in given["steps"]
+        ]
         self._began, self._waited = ledger.stepping(), ledger.seconds["data"]
 
     def push(self, metrics: dict, work: Work | None) -> None:
@@ -120,9 +148,16 @@ class Meter:
     def read(self) -> None:
         """Waits for the newest step's metrics, if they are not read yet."""
         if self.newest is not None:
-            self._read.append((jax.device_get(self.newest), self._work))
+            metrics = jax.device_get(self.newest)
+            self._read.append((metrics, self._work))
             self.newest = None
             self.step += 1
+            self.bad = self.bad + 1 if metrics["skipped"] else 0
+
+    def pending(self) -> dict[str, Any]:
+        """What the next row will hold of the steps so far, to the bit, JSON-able."""
+        steps = [{name: float(v).hex() for name, v in metrics.items()} for metrics, _ in self._read]
+        return {"bad": self.bad, "steps": steps}
 
     @property
     def empty(self) -> bool:
@@ -134,24 +169,17 @@ class Meter:
 
         With tokens a second and chip, MFU with and without the head (where the devices' peak is
         known), the share of the time that was spent waiting for data, and the run's goodput so far.
-
-        Raises:
-            UserError: if no step since the last row was finite.
+        Of steps that were all not finite there are no means.
         """
         steps, self._read = self._read, []
         metrics = [found for found, _ in steps]
         finite = [m for m in metrics if not m["skipped"] or m.get("spiked")]
-        if not finite:
-            raise UserError(
-                f"training {self.name}: the loss is not finite since step "
-                f"{self.step - len(steps) + 1} (now {self.step}); lower train.optimizer.peak"
-            )
         kept = [m for m in finite if not m["skipped"]] or finite
         names = dict.fromkeys(name for m in kept for name in m)
         had = {name: [m[name] for m in kept if name in m] for name in names}
         row = {name: float(sum(values) / len(values)) for name, values in had.items()}
         for name in ("skipped", "spiked"):
-            if name in row:
+            if name in metrics[0]:
                 row[name] = float(sum(m[name] for m in metrics))
         return {"step": self.step} | row | self._rates([w for _, w in steps], row["skipped"])
 
@@ -163,9 +191,10 @@ class Meter:
         self.ledger.skip((seconds - waiting) * skipped / len(works))
         self.ledger.write()
         rates = {"data_wait": waiting / seconds, "goodput": self.ledger.goodput}
-        if None in works:
+        known = [work for work in works if work is not None]
+        if not known:
             return rates
-        each = jax.process_count() * np.sum(works, 0) / seconds
+        each = jax.process_count() * np.sum(known, 0) / seconds
         found = {"tokens_s_chip": each[0] / chip_count(self.devices)}
         for name, flops in (("mfu", each[1]), ("mfu_without_head", each[2])):
             share = utilisation(flops, 1.0, self.devices)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from llasa_jax.config import RecogniserRun, SpeakerRun
+from llasa_jax.config import RecogniserRun, SpeakerRun, to_dict
 from llasa_jax.data.batches import speaker_crops, transcribable
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 from llasa_jax.metrics.text import character_errors, normalise, word_errors
 from llasa_jax.nn import merge
-from llasa_jax.training.loop import Objective
+from llasa_jax.training.step import Objective
 from llasa_jax.verifiers.recogniser import (
     BatchRecogniser,
     ctc_loss_per_character,
@@ -38,7 +38,7 @@ def recogniser_objective(run: RecogniserRun) -> Objective:
         logits, mask = merge(graphdef, params)(batch["wave"], batch["length"])
         return ctc_loss_per_character(logits, mask, batch["labels"]).mean(), {}
 
-    return Objective("recogniser", init, loss)
+    return Objective("recogniser", init, loss, about=to_dict(run))
 
 
 def recogniser_validation(
@@ -83,7 +83,7 @@ def speaker_objective(run: SpeakerRun, speakers: Sequence[str]) -> Objective:
         right = (cosines.argmax(-1) == batch["speaker"]).mean()
         return margin_loss(cosines, batch["speaker"]).mean(), {"accuracy": right}
 
-    return Objective("speaker encoder", init, loss)
+    return Objective("speaker encoder", init, loss, about=to_dict(run))
 
 
 def speaker_validation(

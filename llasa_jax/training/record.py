@@ -1,20 +1,25 @@
-"""What a run keeps of itself in its folder: its length, its pace, its curve."""
+"""What a run keeps of itself in its folder: its length, its pace, its curve, its events."""
 
 import csv
 import io
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from llasa_jax.config import MeshConfig, TrainConfig, config_hash
+from llasa_jax.config import MeshConfig, TrainConfig, to_dict, values_hash
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 
+# Settings that a run may go on with others of; not in the hash, so that older runs can too.
+FREE = ("save_minutes", "checkpoints", "keep", "keep_best", "bad_steps", "watch_minutes")
 WARM_STEPS = 8  # a run with a time budget first looks at its rate after as many steps
 
 
@@ -28,8 +33,9 @@ class Plan:
     def open(cls, folder: Path, config: TrainConfig, seed: int) -> "Plan":
         path = folder / "plan.json"
         # A run may go on with other devices, and compile and keep what it likes.
-        same = replace(config, mesh=MeshConfig(), compile_cache=True, keep_every=0)
-        wanted = {"config": config_hash(same), "seed": seed}
+        same = to_dict(replace(config, mesh=MeshConfig(), compile_cache=True, keep_every=0))
+        same = {name: value for name, value in same.items() if name not in FREE}
+        wanted = {"config": values_hash(same), "seed": seed}
         if path.is_file():
             try:
                 values = json.loads(path.read_text())
@@ -95,38 +101,66 @@ class Curve:
     """A row a logged step: `curve.csv`, and event files for TensorBoard in `tensorboard/`.
 
     Of the rows that an earlier process wrote, those past the resumed step are dropped. Process 0
-    writes for all.
+    writes for all. A disk that refuses is told of once; what is missing is written with a later row
+    (not for TensorBoard).
     """
 
     def __init__(self, folder: Path, start: int):
-        self.path, self.start = folder / "curve.csv", start
-        self.rows = [row for row in read_curve(self.path) if row["step"] <= start]
-        self._names: list[str] = []  # of the file's columns; [] until this process wrote it
+        self.path = folder / "curve.csv"
+        self.rows = read_curve(self.path)
         self._events: Any = None
+        self.back(start)
+
+    def back(self, start: int) -> None:
+        """The run goes on from `start`: rows past it are those of steps that were taken back."""
+        self.start = start
+        self.rows = [row for row in self.rows if row["step"] <= start]
+        self._names: list[str] = []  # of the file's columns; [] until this process wrote it
+        self.close()
 
     def write(self, row: dict) -> None:
         self.rows.append(row)
         if jax.process_index() != 0:
             return
-        if self._names and set(row) <= set(self._names):
-            with self.path.open("a", newline="") as file:
-                file.write(self._text([row]))
-        else:
-            self._names = list(dict.fromkeys(name for row in self.rows for name in row))
-            replace_file(self.path, ",".join(self._names) + "\r\n" + self._text(self.rows))
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # it loads torch where that is installed
+        with going_on(self.path) as whole:
+            if self._names and set(row) <= set(self._names):
+                with self.path.open("a", newline="") as file:
+                    file.write(self._text([row]))
+            else:
+                self._names = list(dict.fromkeys(name for row in self.rows for name in row))
+                replace_file(self.path, ",".join(self._names) + "\r\n" + self._text(self.rows))
+        if not whole:
+            self._names = []
+        with going_on(self.path.with_name("tensorboard")):
+            self._tell_tensorboard(row)
 
-            purge = self.start + 1 if self.start else None
+    def _tell_tensorboard(self, row: dict) -> None:
+        # Their SummaryWriter writes in a thread: on a full disk that ends, and the run with it.
+        # It loads torch where that is installed.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        if self._events is None:
             folder = self.path.with_name("tensorboard")
-            self._events = SummaryWriter(str(folder), purge_step=purge)
+            folder.mkdir(exist_ok=True)
+            number = len(list(folder.iterdir()))
+            self._events = EventsWriter(str(folder / "events"), f".{number}")
+            if self.start:
+                begun = SessionLog(status=SessionLog.START)
+                event = Event(wall_time=_clock(), step=self.start + 1, session_log=begun)
+                self._events.write_event(event)
         for name, value in row.items():
             if name != "step":
-                self._events.add_scalar(name, value, row["step"])
+                event = Event(wall_time=_clock(), step=row["step"], summary=scalar(name, value))
+                self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with going_on(self.path.with_name("tensorboard")):
+                self._events.close()
+            self._events = None
 
     def _text(self, rows: list[dict]) -> str:
         table = io.StringIO(newline="")
@@ -134,13 +168,60 @@ class Curve:
         return table.getvalue()
 
 
+class Events:
+    """What happened to a run, a JSON line each in `events.jsonl`, and in the log."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "events.jsonl"
+
+    def tell(self, what: str, **values: Any) -> None:
+        log(what)
+        if jax.process_index() == 0:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            with going_on(self.path), self.path.open("a") as file:
+                file.write(json.dumps({"time": now, "what": what} | values) + "\n")
+
+
+def _clock() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+_refused: set[Path] = set()
+
+
+@contextmanager
+def going_on(path: Path) -> Iterator[list[bool]]:
+    """What a run can do without: a disk that refuses it is told of once, and the run goes on.
+
+    The list that it gives is empty where that was so.
+    """
+    whole = [True]
+    try:
+        yield whole
+        _refused.discard(path)
+    except OSError as error:
+        whole.clear()
+        if path not in _refused:
+            log(f"{path}: cannot be written ({error.strerror or error}); training goes on")
+        _refused.add(path)
+
+
 def read_curve(path: Path) -> list[dict]:
-    """Rows of a run's `curve.csv`, numbers as floats, absent cells left out."""
+    """Rows of a run's `curve.csv`, numbers as floats, absent cells left out.
+
+    So are rows that are none: the last may be torn.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+        try:
+            found = {name: float(value) for name, value in row.items() if value}
+            rows.append(found | {"step": int(found["step"])})
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+    return rows
 
 
 def replace_file(path: Path, text: str) -> None:

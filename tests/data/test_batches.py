@@ -195,3 +195,16 @@ def test_bucket_sizes_waste_the_least(samples, count):
         for lower in combinations(rounded[:-1], n)
     )
     assert waste(sizes) == best
+
+
+def test_a_batch_of_crops_is_the_same_for_any_number_of_processes():
+    settings = (STORE, EVERY, 1.0, 8, 0, {"recorded": 0.5, "synthetic": 0.5})
+    whole = crops(*settings, speed=1.2)[3]["wave"]
+    for processes in (2, 4):
+        parts = [
+            crops(*settings, speed=1.2, process=process, processes=processes)[3]["wave"]
+            for process in range(processes)
+        ]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(UserError, match="8 rows does not divide by 3 processes"):
+        crops(*settings, processes=3)

@@ -13,7 +13,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.lm.lora import join, merged, separate
 from llasa_jax.lm.model import Decoder
 from llasa_jax.training.language import language_objective
-from llasa_jax.training.loop import initial_state, train_step
+from llasa_jax.training.step import initial_state, train_step
 
 PLAIN = DecoderConfig(
     dim=32, ffn=48, layers=2, heads=4, kv_heads=2, head_dim=8, text_vocab=20, codes=30

@@ -34,7 +34,7 @@ def run(speech_corpus, tmp_path_factory) -> Path:
             time.sleep(0.2)
         os.kill(first.pid, signal.SIGTERM)
         log = first.stderr.read()
-    assert first.returncode == 130, log
+    assert first.returncode in (75, 130), log  # 75: in the midst of a training
     done = json.loads((out / "stages.json").read_text())
     assert "result" in done["recogniser"]
     again = llasa(*arguments)

@@ -42,7 +42,8 @@ from llasa_jax.config import (  # noqa: E402
 from llasa_jax.data.batches import by_step  # noqa: E402
 from llasa_jax.parallel.distributed import gather  # noqa: E402
 from llasa_jax.training.codec import codec_objective  # noqa: E402
-from llasa_jax.training.loop import Objective, Rival, fit  # noqa: E402
+from llasa_jax.training.loop import fit  # noqa: E402
+from llasa_jax.training.step import Objective, Rival  # noqa: E402
 
 SMALL = TransformerConfig(dim=16, ffn=32, layers=1, heads=2)
 JUDGES = DiscriminatorConfig(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llasa_jax.errors import UserError
-from llasa_jax.training.checkpoints import Checkpoints
+from llasa_jax.training.checkpoints import Checkpoints, Keep, fingerprints
 
 STATE = {
     "step": np.int32(3),
@@ -87,3 +87,113 @@ def test_another_configurations_checkpoint_is_one_line(saved):
         with pytest.raises(UserError, match=rf"cannot be restored \({message}") as caught:
             restore(saved, template(other))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keep", "staying"),
+    [
+        (Keep(), {30, 40, 47}),
+        (Keep(latest=1), {40, 47}),
+        (Keep(every=20), {20, 30, 40, 47}),
+        (Keep(latest=1, best="nats"), {20, 40, 47}),
+        (Keep(latest=1, best="-nats"), {30, 40, 47}),
+        (Keep(latest=9), {10, 20, 30, 35, 40, 47}),
+    ],
+)
+def test_which_checkpoints_stay(keep, staying):
+    found = {step: {"temporary": step in (35, 47)} for step in (10, 20, 30, 35, 40, 47)}
+    for step, nats in ((20, 1.0), (30, 3.0), (40, 2.0)):
+        found[step]["valid"] = {"nats": nats}
+    assert keep.stay(found) == staying
+
+
+def test_few_checkpoints_stay_though_they_are_temporary():
+    found = dict.fromkeys((3, 5, 8), {"temporary": True})
+    assert Keep().stay(found) == {5, 8}
+    assert Keep().stay({}) == set()
+
+
+def test_what_is_told_comes_back_with_the_versions(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    told = {"moved": 3, "pending": {"steps": [{"loss": "0x1.8p+1"}]}}
+    assert checkpoints.save(7, jax.tree.map(jnp.asarray, STATE), told)
+    checkpoints.close()
+    found = Checkpoints(tmp_path, reading=True).about(7)
+    assert {name: found[name] for name in told} == told
+    assert found["versions"]["jax"] == jax.__version__
+    assert set(found["fingerprints"]) == {
+        "step",
+        "params.layers.0.kernel",
+        "opt.0.mu",
+    }
+
+
+def test_a_fingerprint_tells_every_bit_and_place():
+    array = jnp.arange(24, dtype=jnp.float32).reshape(4, 6)
+    found = {fingerprints({"x": array})["x"]}
+    for index, value in (((0, 0), -0.0), ((3, 5), jnp.nextafter(23.0, 24.0)), ((1, 2), 9.0)):
+        found |= {fingerprints({"x": array.at[index].set(value)})["x"]}
+    swapped = array.at[0, 1].set(6.0).at[1, 0].set(1.0)
+    found |= {fingerprints({"x": x})["x"] for x in (swapped, array.T)}
+    assert len(found) == 6
+    for dtype in ("bfloat16", "int8", "bool", "uint32"):
+        a, b = (jnp.zeros(5, dtype), jnp.zeros(5, dtype).at[3].set(True))
+        assert fingerprints({"x": a}) != fingerprints({"x": b})
+
+
+def test_one_that_is_not_committed_does_not_count(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    half = folder / "3.orbax-checkpoint-tmp"  # as it is called until it is whole
+    (folder / "3").rename(half)
+    assert Checkpoints(folder, reading=True).latest == 2 and half.is_dir()
+    assert Checkpoints(folder).latest == 2 and not half.is_dir()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_newest_whole_one_is_taken_and_the_damaged_are_set_aside(saved, tmp_path):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(saved, folder)
+    flip(folder / "3/_CHECKPOINT_METADATA")
+    checkpoints = Checkpoints(folder, tell=told.append)
+    step, state, _ = checkpoints.newest(template())
+    assert (step, state["step"], checkpoints.latest) == (2, 5, 2)
+    assert len(told) == 1 and "checkpoints/3: cannot be restored (" in told[0]
+    assert (tmp_path / "aside/3").is_dir()
+    # The run comes by the step again.
+    assert checkpoints.save(3, jax.tree.map(jnp.asarray, STATE)) and checkpoints.settle()
+    assert checkpoints.steps == [2, 3]
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("where", [0.3, 0.6])
+def test_no_flipped_bit_gets_through(tmp_path, where):
+    """In every file of a checkpoint: what comes back is what was saved, or nothing does."""
+    state = {"kernel": jax.random.normal(jax.random.key(0), (64, 33)), "step": jnp.int32(3)}
+    checkpoints = Checkpoints(tmp_path / "whole")
+    checkpoints.save(3, state)
+    checkpoints.close()
+    refused = []
+    for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
+        folder, name = tmp_path / f"{len(refused)}", path.relative_to(tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole", folder)
+        data = bytearray((folder / name).read_bytes())
+        if data:
+            data[int(where * len(data))] ^= 1
+            (folder / name).write_bytes(data)
+        reading = Checkpoints(folder, reading=True)
+        try:
+            found = reading.restore(3, template(state))
+            jax.tree.map(np.testing.assert_array_equal, found, state)
+            refused.append(False)
+        except UserError as error:
+            assert "checkpoint" in str(error)
+            refused.append(True)
+    assert len(refused) > 5 and sum(refused) > 2

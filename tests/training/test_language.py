@@ -25,7 +25,8 @@ from llasa_jax.training.language import (
     row_work,
     validation_nats,
 )
-from llasa_jax.training.loop import fit, gradient_of
+from llasa_jax.training.loop import fit
+from llasa_jax.training.step import gradient_of
 
 ROW = 24
 RUN = DecoderRun(

@@ -7,24 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from llasa_jax.config import OptimizerConfig, TrainConfig
 from llasa_jax.data.batches import by_step
 from llasa_jax.errors import UserError
 from llasa_jax.training import loop, record
-from llasa_jax.training.loop import (
+from llasa_jax.training.loop import fit, kept_along
+from llasa_jax.training.meter import TIMED
+from llasa_jax.training.record import read_curve
+from llasa_jax.training.step import (
     Objective,
     Rival,
-    fit,
     initial_state,
-    kept_along,
     learning,
     mean_gradient,
     train_step,
 )
-from llasa_jax.training.meter import TIMED
-from llasa_jax.training.record import read_curve
 
 CONFIG = TrainConfig(
     steps=24,
@@ -36,22 +34,7 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every run here is the same program: it is compiled for the first of them only."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    old = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in old.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 class Interrupted(Exception):
@@ -167,15 +150,6 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     fitted = run(tmp_path, batches(bad=(0, 6, 7)))
     skipped = {row["step"]: row["skipped"] for row in fitted.curve if row["skipped"]}
     assert skipped == {3: 1, 9: 2}
-
-
-def test_a_run_of_steps_that_are_not_finite_ends(tmp_path):
-    with pytest.raises(
-        UserError, match=r"training toy: the loss is not finite since step 7 \(now 9"
-    ):
-        run(tmp_path, batches(bad=range(6, 24)))
-    # What was done before stays, and a mended run goes on from there.
-    assert run(tmp_path).steps == 24
 
 
 class Clock:

@@ -11,8 +11,8 @@ import pytest
 
 from llasa_jax.config import MeshConfig
 from llasa_jax.errors import UserError
-from llasa_jax.training.loop import training_mesh
 from llasa_jax.training.meter import TIMED
+from llasa_jax.training.step import training_mesh
 
 pytestmark = pytest.mark.timeout(300)
 

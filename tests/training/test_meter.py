@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llasa_jax.errors import UserError
 from llasa_jax.parallel import flops
 from llasa_jax.training import meter
 from llasa_jax.training.meter import Ledger, Meter, Work
@@ -80,7 +79,7 @@ def test_a_broken_ledger_is_begun_anew(path, text):
 
 
 def make(ledger, count=2):
-    return Meter("toy", ledger, [Device()] * count, 0)
+    return Meter(ledger, [Device()] * count, 0)
 
 
 def metrics(loss, skipped=0.0, spiked=0.0):
@@ -141,14 +140,44 @@ def test_two_devices_of_a_tpu7x_are_a_chip(monkeypatch):
     assert flops.chip_count([Device()] * 4) == 2
 
 
-def test_rows_of_spikes_alone_go_on_and_rows_of_nothing_finite_end(clock, path):
+def test_rows_of_spikes_alone_have_means_and_rows_of_nothing_finite_have_none(clock, path):
     found = make(Ledger(path, 0))
     found.push(metrics(7, skipped=1, spiked=1), None)
     found.push(metrics(np.nan, skipped=1), None)
     found.read()
     row = found.row()
-    assert (row["loss"], row["skipped"], row["spiked"]) == (7, 2, 1)
+    assert (row["loss"], row["skipped"], row["spiked"], found.bad) == (7, 2, 1, 2)
     found.push(metrics(np.nan, skipped=1), None)
     found.read()
-    with pytest.raises(UserError, match=r"toy: the loss is not finite since step 3 \(now 3\)"):
-        found.row()
+    row = found.row()
+    assert (row["step"], row["skipped"], found.bad) == (3, 1, 3) and "loss" not in row
+    found.push(metrics(1), None)
+    found.read()
+    assert found.bad == 0
+
+
+def test_a_row_begun_before_a_restart_ends_as_if_there_were_none(clock, path):
+    losses = np.float32([0.1, np.nan, 1 / 3, 7e9, 0.7])
+    whole, first = make(Ledger(path, 0)), make(Ledger(path, 0))
+    for loss in losses:
+        whole.push(metrics(loss), None)
+    for loss in losses[:3]:
+        first.push(metrics(loss), None)
+    first.read()
+    pending = json.loads(json.dumps(first.pending()))
+    rest = Meter(Ledger(path, 0), [Device()], 3, pending)
+    for loss in losses[3:]:
+        rest.push(metrics(loss), None)
+    for one in (whole, rest):
+        one.read()
+    names = ("step", "loss", "skipped")
+    np.testing.assert_equal(*([row[n] for n in names] for row in (whole.row(), rest.row())))
+
+
+def test_a_run_taken_back_loses_the_seconds_since(clock, path):
+    ledger = Ledger(path, 0)
+    clock.passes(10)
+    ledger.saving(5)
+    clock.passes(4)
+    ledger.back(5)
+    assert seconds(ledger) == {"useful": 10, "lost": 4}
