@@ -30,10 +30,12 @@ from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
 from llasa_jax.recipes import measure, stages
 from llasa_jax.recipes.memory import PeakMemory
 from llasa_jax.recipes.prepare import prepare
+from llasa_jax.recipes.voice import say
 
 MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
 SYNTHETIC_MINUTES = 66.0
+GREETING = "a small bird that sings at night"
 
 # Seconds each training may take with the default minutes, compiling included; a slow machine makes
 # fewer steps. The corpus, speaking and judging take four more minutes on two slow cores.
@@ -94,6 +96,7 @@ def quickstart(out: Path, minutes: float, corpus: str | None, seed: int) -> dict
     run = Quickstart(out, minutes, corpus, seed)
     _claim(run)
     ledger = Ledger(out / "stages.json")
+    ledger.run("hello", lambda: greet(run))
     ledger.run("corpus", lambda: build_corpus(run))
     ledger.run("recogniser", lambda: train_recognisers(run))
     ledger.run("speaker", lambda: train_speaker(run))
@@ -159,6 +162,16 @@ class Ledger:
 
     def result(self, name: str) -> dict:
         return self.entries[name]["result"]
+
+
+def greet(run: Quickstart) -> dict:
+    """Speaks with the voice that the package carries, before anything is trained."""
+    out = run.out / "hello.wav"
+    record = say(
+        GREETING, model=stages.shipped_model(), out=out, candidates=4, voice=None, seed=run.seed
+    )
+    log(f"listen: {out}: {GREETING!r}, as the shipped voice says it; now to one of your own")
+    return {"text": GREETING, "audio_seconds": record["audio_seconds"], "rtf": record["rtf"]}
 
 
 def build_corpus(run: Quickstart) -> dict:
