@@ -27,7 +27,7 @@ from llasa_jax.metrics.text import word_errors
 from llasa_jax.parallel.flops import sampling_flops
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.eval_nano import AT_ONCE, read_sentences
-from llasa_jax.recipes.measure import ProjectJudge, hear, machine
+from llasa_jax.recipes.measure import hear, machine
 from llasa_jax.recipes.voice import MAX_CANDIDATES, Voice
 from llasa_jax.search.beam import beam_pools
 from llasa_jax.search.record import search_record
@@ -380,4 +380,4 @@ def _judge(name: str, model: Path) -> Judge:
     if name == "pocketsphinx":
         return Pocketsphinx()
     recogniser = stages.load_recogniser(model, "recogniser")
-    return ProjectJudge(BatchRecogniser(*recogniser), name)
+    return BatchRecogniser(*recogniser, name=name)

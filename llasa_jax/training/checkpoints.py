@@ -104,7 +104,19 @@ class Checkpoints:
             preservation_policy=_Policy(self),
         )
         handler = ocp.StandardCheckpointHandler()
-        manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+        try:
+            manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+        except ValueError as error:  # one that cannot be read keeps Orbax from all of them
+            broken = [p for p in self.folder.iterdir() if p.name.isdigit() and not _readable(p)]
+            if self.reading or not broken:
+                raise UserError(
+                    f"checkpoints {self._shown}: one is damaged ({_reason(error)}); train on, it "
+                    "will be set aside"
+                ) from error
+            for place in broken:
+                self._move_aside(place)
+                self.tell(f"checkpoint {place}: cannot be read ({_reason(error)}); set aside")
+            return self._open()
         self._about = {step: _told(self.folder / str(step)) for step in manager.all_steps()}
         return manager
 
@@ -207,16 +219,19 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
-                aside = self.folder.parent / "aside" / str(step)
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                if aside.exists():
-                    aside.rmtree()
-                if (self.folder / str(step)).exists():
-                    (self.folder / str(step)).rename(aside)
+                self._move_aside(self.folder / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints are set aside")
         self._manager.close()
         self._manager = self._open()
+
+    def _move_aside(self, place: epath.Path) -> None:
+        aside = self.folder.parent / "aside" / place.name
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        if aside.exists():
+            aside.rmtree()
+        if place.exists():
+            place.rename(aside)
 
     def restore(self, step: int, template: Any) -> Any:
         """The state of `step`, with the template's structure, shapes, dtypes and places.
@@ -310,6 +325,18 @@ def _by_all(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(multihost_utils.process_allgather(np.int32(ok)).min())
+
+
+KNOWN = {"item_handlers", "metrics", "performance_metrics", "custom_metadata"}
+KNOWN |= {"init_timestamp_nsecs", "commit_timestamp_nsecs"}
+
+
+def _readable(place: epath.Path) -> bool:
+    """Whether Orbax can read what it wrote about a checkpoint."""
+    try:
+        return set(json.loads((place / "_CHECKPOINT_METADATA").read_text())) <= KNOWN
+    except Exception:  # of a damaged file
+        return False
 
 
 def _told(place: epath.Path) -> dict:

@@ -36,8 +36,9 @@ def model(tmp_path_factory):
     rng = np.random.default_rng(0)
     _, template = nn.abstract(lambda rngs: Codec(CONFIG, rngs=rngs))
     params = jax.tree.map(lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype("f4"), template)
-    save_part(tmp_path_factory.mktemp("run") / "model", "codec", CONFIG, params)
-    return tmp_path_factory.getbasetemp() / "run0"
+    folder = tmp_path_factory.mktemp("run")
+    save_part(folder / "model", "codec", CONFIG, params)
+    return folder
 
 
 @pytest.fixture(scope="module")

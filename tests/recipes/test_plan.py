@@ -174,7 +174,7 @@ def test_what_does_not_fit_the_mesh_is_one_line(config, capsys, line, message):
         ("--topology v9:4x4", "topology 'v9:4x4': expected a chip and its grid"),
         ("--topology v5e:2x2 --program codec", "is a DecoderRun, this command takes CodecRun"),
         ("--topology v5e:2x2 --set lm.depth=3", "--set lm.depth: unknown setting"),
-        ("--topology v5e:2x2 --program search", "invalid choice: 'search'"),
+        ("--topology v5e:2x2 --program speak", "invalid choice: 'speak'"),
         ("", "required: --topology"),
     ],
 )

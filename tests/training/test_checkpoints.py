@@ -147,7 +147,12 @@ def test_one_that_is_not_committed_does_not_count(saved, tmp_path):
     half = folder / "3.orbax-checkpoint-tmp"  # as it is called until it is whole
     (folder / "3").rename(half)
     assert Checkpoints(folder, reading=True).latest == 2 and half.is_dir()
-    assert Checkpoints(folder).latest == 2 and not half.is_dir()
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.latest == 2
+    assert checkpoints.save(3, jax.tree.map(jnp.asarray, STATE)) and checkpoints.settle()
+    assert checkpoints.latest == 3
+    checkpoints.close()
+    assert not half.is_dir()
 
 
 def flip(path):
@@ -172,6 +177,19 @@ def test_the_newest_whole_one_is_taken_and_the_damaged_are_set_aside(saved, tmp_
     checkpoints.close()
 
 
+def test_one_that_keeps_orbax_from_all_is_set_aside(saved, tmp_path):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(saved, folder)
+    path = folder / "3/_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace("init_timestamp", "init_timest`mp"))
+    with pytest.raises(UserError, match="one is damaged .*init_timest`mp"):
+        Checkpoints(folder, reading=True)
+    checkpoints = Checkpoints(folder, tell=told.append)
+    assert checkpoints.newest(template())[0] == 2 and len(told) == 1
+    assert (tmp_path / "aside/3").is_dir()
+    checkpoints.close()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("where", [0.3, 0.6])
 def test_no_flipped_bit_gets_through(tmp_path, where):
@@ -188,8 +206,8 @@ def test_no_flipped_bit_gets_through(tmp_path, where):
         if data:
             data[int(where * len(data))] ^= 1
             (folder / name).write_bytes(data)
-        reading = Checkpoints(folder, reading=True)
         try:
+            reading = Checkpoints(folder, reading=True)
             found = reading.restore(3, template(state))
             jax.tree.map(np.testing.assert_array_equal, found, state)
             refused.append(False)
