@@ -10,18 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from llasa_jax import nn
 from llasa_jax.config import DecoderRun
 from llasa_jax.console import bar
 from llasa_jax.data.debian import default_cache
 from llasa_jax.data.synthetic import FliteEnglish
 from llasa_jax.errors import UserError
 from llasa_jax.evaluation.learning_report import write_learning_report
+from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics import statistics
 from llasa_jax.metrics.text import word_errors
 from llasa_jax.recipes.measure import bounds
 from llasa_jax.recipes.stages import codec_config, language_rows, model_folder
 from llasa_jax.recipes.voice import Voice
 from llasa_jax.search.guards import OK
+from llasa_jax.search.sampler import Sampler
 from llasa_jax.training.language import language_objective, row_work
 from llasa_jax.training.loop import kept_along
 from llasa_jax.training.record import read_curve
@@ -68,10 +71,18 @@ def learning(
     curve = read_curve(folder / "curve.csv")
     nats = {row["step"]: row["valid_nats"] for row in curve if row.get("valid_nats") is not None}
     objective = language_objective(run, codec_config(model).levels)
+    graphdef, _ = nn.abstract(lambda rngs: Decoder(run.lm, rngs=rngs))
     points = []
     with bar("speak with each checkpoint", 0, "checkpoints") as progress:
         for step, params in kept_along(objective, run.train, folder):
-            voice.engine.sampler.params = jax.device_get(params)
+            engine = voice.engine
+            engine.sampler = Sampler(
+                graphdef,
+                jax.device_get(params),
+                engine.vocabulary,
+                voice.sampling,
+                slots=voice.slots,
+            )
             pools, _ = voice.pools(texts, speakers, candidates=1, seed=seed)
             heard = judge.transcribe([pool.waves[0] for pool in pools])
             errors = word_errors(texts, heard)
