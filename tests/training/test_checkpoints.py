@@ -173,8 +173,7 @@ def test_the_newest_whole_one_is_taken_and_the_damaged_are_set_aside(saved, tmp_
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("where", [0.3, 0.6])
-def test_no_flipped_bit_gets_through(tmp_path, where):
+def test_no_flipped_bit_gets_through(tmp_path):
     """In every file of a checkpoint: what comes back is what was saved, or nothing does."""
     state = {"kernel": jax.random.normal(jax.random.key(0), (64, 33)), "step": jnp.int32(3)}
     checkpoints = Checkpoints(tmp_path / "whole")
@@ -186,7 +185,7 @@ def test_no_flipped_bit_gets_through(tmp_path, where):
         shutil.copytree(tmp_path / "whole", folder)
         data = bytearray((folder / name).read_bytes())
         if data:
-            data[int(where * len(data))] ^= 1
+            data[3 * len(data) // 5] ^= 1
             (folder / name).write_bytes(data)
         reading = Checkpoints(folder, reading=True)
         try:
