@@ -145,7 +145,8 @@ def stops(work: Path, times: int, steps: int, rng: random.Random) -> dict:
         while time.monotonic() < until:
             if laid.exists() and int(laid.read_text() or 0) >= wanted:
                 break
-            time.sleep(0.002)
+            if (status := ended(children[target], 0.002)) is not None:
+                raise SystemExit(f"a life of the run ended with {status} before it was asked to")
         os.kill(children[target], signal.SIGTERM)
         statuses += [ended(one, LONGEST) for one in children] == [0, 0]
         steps_of = [result(work, n).get("stopped") for n in range(2)]

@@ -3,10 +3,12 @@
 Imported once; every life of the run is a fork, which starts JAX for itself.
 """
 
+import faulthandler
 import hashlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,9 +139,12 @@ def fork(act: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         status = 1
+        faulthandler.enable()
         try:
             act()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

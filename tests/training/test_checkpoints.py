@@ -191,8 +191,7 @@ def test_one_that_keeps_orbax_from_all_is_set_aside(saved, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("where", [0.3, 0.6])
-def test_no_flipped_bit_gets_through(tmp_path, where):
+def test_no_flipped_bit_gets_through(tmp_path):
     """In every file of a checkpoint: what comes back is what was saved, or nothing does."""
     state = {"kernel": jax.random.normal(jax.random.key(0), (64, 33)), "step": jnp.int32(3)}
     checkpoints = Checkpoints(tmp_path / "whole")
@@ -204,7 +203,7 @@ def test_no_flipped_bit_gets_through(tmp_path, where):
         shutil.copytree(tmp_path / "whole", folder)
         data = bytearray((folder / name).read_bytes())
         if data:
-            data[int(where * len(data))] ^= 1
+            data[3 * len(data) // 5] ^= 1
             (folder / name).write_bytes(data)
         try:
             reading = Checkpoints(folder, reading=True)
