@@ -31,8 +31,8 @@ def learning_curves(found: Mapping[str, Any]) -> Figure:
     shares = [point["failures"] / point["sentences"] for point in points]
     failed.plot(tokens, shares, marker="o")
     failed.set(title="Failures, N = 1", ylim=(0, None))
-    for axis in (words, failed):
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for axis, decimals in ((words, 0), (failed, 1)):
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
     for axis in (loss, words, failed):
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("tokens")
