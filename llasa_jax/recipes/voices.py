@@ -91,9 +91,15 @@ def _read_voice(path: Path, codec: str) -> NamedVoice:
         with np.errstate(over="ignore"):
             if not np.isfinite(np.array(voice.embedding, np.float32)).all():
                 raise ValueError("its embedding is not finite")
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no readable voice ({error}); add it again") from error
-    except (ArithmeticError, RecursionError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path}: no readable voice ({error}); add it again") from error
     if made_by != codec:
         raise UserError(f"{path}: made with codec {made_by}, not {codec}; add it again")
