@@ -80,8 +80,8 @@ class DecoderRun:
 
     `new_rows` are what the tags and codes begin with that a text Llama (`--init`) does not have:
     normal numbers of deviation 0.02, or the mean of its rows. `guide` teaches a head where in the
-    text the speech is; None leaves that to itself. `code_noise` is the share of codes that are
-    heard as random ones in training, so that more is asked of the text.
+    text the speech is; None leaves that to itself. `blank_texts` is the share of
+    examples that are learned with their text blank, for `SamplerConfig.guidance`.
     """
 
     lm: DecoderConfig = DecoderConfig()
@@ -94,10 +94,10 @@ class DecoderRun:
     new_rows: Literal["normal", "mean"] = "normal"
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     guide: GuideConfig | None = None
-    code_noise: float = 0.0
+    blank_texts: float = 0.0
 
     def __post_init__(self):
-        require(0 <= self.code_noise < 1, "code_noise: a share below 1")
+        require(0 <= self.blank_texts < 1, "blank_texts: a share below 1")
         require(len(self.sources) > 0, "sources: name at least one")
         sizes = (self.row, self.loss_chunk, self.loss_neighbours)
         require(min(sizes) > 0, "row, loss_chunk, loss_neighbours: must be positive")

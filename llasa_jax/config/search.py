@@ -12,7 +12,9 @@ class SamplerConfig:
     `min_p`: codes with less than this share of the most probable one's probability are cut (0:
     off). `repetition_penalty`: logits of codes that were said are divided by it (1: off).
     `ras_window`, `ras_threshold`: repetition-aware sampling (0: off): a code that makes up more
-    than this share of the last so many is drawn again from all codes.
+    than this share of the last so many is drawn again from all codes. `guidance`: how much larger
+    what the text changes is made, by asking again with a blank text (1: off); the model must have
+    learned from blank texts (`DecoderRun.blank_texts`).
     """
 
     temperature: float = 0.8
@@ -22,6 +24,7 @@ class SamplerConfig:
     repetition_penalty: float = 1.0
     ras_window: int = 0
     ras_threshold: float = 0.1
+    guidance: float = 1.0
 
     def __post_init__(self):
         require(self.temperature > 0, "sampler.temperature: must be positive")
@@ -31,6 +34,7 @@ class SamplerConfig:
         require(self.repetition_penalty > 0, "sampler.repetition_penalty: must be positive")
         require(self.ras_window >= 0, "sampler.ras_window: 0 (off) or a number of codes")
         require(0 <= self.ras_threshold < 1, "sampler.ras_threshold: in [0, 1)")
+        require(self.guidance >= 1, "sampler.guidance: 1 (off) or more")
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,8 @@ class Curve:
                 for label, picks in group.points:
                     place, tokens, takes = picks[i]
                     choices[label.n] = place
-                    flops = sampling_flops(
+                    asked = 1 if self.voice.sampling.guidance == 1 else 2  # with and without text
+                    flops = asked * sampling_flops(
                         self.voice.engine.sampler.lm,
                         len(tasks[i].ids),
                         tokens,

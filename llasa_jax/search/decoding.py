@@ -352,7 +352,9 @@ def decode(
         end_logit = head_logits(slots.hidden, end_row, 1)[..., 0]
         logits = head_logits(slots.hidden, code_rows, count)
         own = logits
-        norm = jnp.logaddexp(end_logit, jax.nn.logsumexp(own, axis=-1))
+        own_end, norm = end_logit, jnp.logaddexp(end_logit, jax.nn.logsumexp(own, axis=-1))
+        if config.guidance != 1:
+            end_logit, logits = (guided(x, config.guidance) for x in (end_logit, logits))
         if config.repetition_penalty != 1:
             logits = penalised(logits, slots.said, config)
         keys = folded(slots.keys, slots.lengths)
@@ -364,7 +366,7 @@ def decode(
         ended &= slots.lengths >= slots.min_codes
         code = draw_aware(logits, keys, slots.history, config)
         chosen = jnp.take_along_axis(own, code[..., None], axis=-1)[..., 0]
-        nats = jnp.where(ended, end_logit, chosen) - norm
+        nats = jnp.where(ended, own_end, chosen) - norm
 
         running = slots.ending == RUNNING
         ends = running & ended
@@ -404,6 +406,18 @@ def decode(
         return unfinished(carry) & (counted < limits.wait) & (longest + CHUNK <= room)
 
     return jax.lax.while_loop(wanted, chunk, (slots, jnp.zeros((), jnp.int32)))
+
+
+def guided(logits: jax.Array, scale: float) -> jax.Array:
+    """Classifier-free guidance: what the text changes, `scale` times [G, C, ...].
+
+    The rows are pairs, a prompt and after it the same with its text blank. Both get the logits
+    u + scale (c - u), so both draw the same code and go on alike (Ho & Salimans 2022, equation 6).
+    """
+    pairs = logits.reshape(-1, 2, *logits.shape[1:])
+    with_text, without = pairs[:, :1], pairs[:, 1:]
+    both = jnp.broadcast_to(without + scale * (with_text - without), pairs.shape)
+    return both.reshape(logits.shape)
 
 
 def listen(slots: Slots, code: jax.Array, speaks: jax.Array, limits: Limits) -> dict:

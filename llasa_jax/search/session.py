@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from llasa_jax.config import DecoderConfig, GuardConfig
 from llasa_jax.errors import UserError
+from llasa_jax.lm.blank import blank_prompt
 from llasa_jax.parallel.mesh import on_mesh
 from llasa_jax.search import decoding
 from llasa_jax.search.decoding import ENDED, IGNORE, LOOPED, RUNNING, SILENT, Limits
@@ -69,12 +70,19 @@ class Session:
         seed: int,
         guards: GuardConfig | None = None,
     ):
-        check_memory(sampler.lm, rows, columns, max(map(len, prompts)), most, sampler.mesh)
-        self._sampler, self._prompts, self._seed = sampler, prompts, seed
+        longest = max(map(len, prompts))
+        # With guidance each row has a twin after it, whose prompt's text is blank.
+        self._copies = 1 if sampler.config.guidance == 1 else 2
+        whole = rows * self._copies, columns
+        check_memory(sampler.lm, *whole, longest, most, sampler.mesh)
+        self._sampler, self._seed = sampler, seed
+        self._prompts = list(prompts)
+        if self._copies > 1:
+            text = sampler.lm.text_vocab
+            self._prompts = [one for ids in prompts for one in (ids, blank_prompt(ids, text))]
         self.shape = rows, columns
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
-        longest = max(map(len, prompts))
-        settings = sampler.lm, sampler.config, self.shape, longest, sampler.room
+        settings = sampler.lm, sampler.config, whole, longest, sampler.room
         self._rows, self._slots = decoding.empty(sampler.mesh, *settings)()
         loops, quiet = (guards.loop_codes, guards.silent_codes) if guards else (0, 0)
         silent = sampler.silent
@@ -91,14 +99,25 @@ class Session:
         slots = self._slots
         # Copies: what a CPU gives the host may be the device's own memory, which is donated later.
         found = slots.ending, slots.lengths, slots.log_probability
-        return Seen(*(np.array(x) for x in jax.device_get(found)))
+        return Seen(*(np.array(x[:: self._copies]) for x in jax.device_get(found)))
+
+    def _spread(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """Arrays of the rows [G, ...] as the device has them: twins are told the same."""
+        return [np.repeat(one, self._copies, axis=0) for one in arrays]
 
     def install(self, places: Mapping[int, int]) -> None:
         """Computes prompts and puts them into rows: {row: number of the prompt}."""
+        copies = range(self._copies)
+        places = {
+            row * len(copies) + copy: prompt * len(copies) + copy
+            for row, prompt in places.items()
+            for copy in copies
+        }
+        rows = self.shape[0] * len(copies)
         by_width: dict[int, list[int]] = {}
         for prompt in dict.fromkeys(places.values()):
             by_width.setdefault(width(len(self._prompts[prompt])), []).append(prompt)
-        at_once = self._sampler.prompts_at_once(self.shape[0])
+        at_once = self._sampler.prompts_at_once(rows)
         for size, prompts in by_width.items():
             for first in range(0, len(prompts), at_once):
                 chosen = prompts[first : first + at_once]
@@ -107,7 +126,7 @@ class Session:
                 for place, prompt in enumerate(chosen):
                     lengths[place] = len(self._prompts[prompt])
                     tokens[place, : lengths[place]] = self._prompts[prompt]
-                source = np.full(self.shape[0], -1, np.int32)
+                source = np.full(rows, -1, np.int32)
                 for row, prompt in places.items():
                     if prompt in chosen:
                         source[row] = chosen.index(prompt)
@@ -126,7 +145,8 @@ class Session:
             least[place], most[place] = max(1, start.min_codes), start.max_codes
         with self._mesh():
             random = self._keys(keys, numbers)
-            self._slots = decoding.begin(self._slots, self._rows, chosen, random, (least, most))
+            told, bounds = self._spread(chosen), tuple(self._spread(least, most))
+            self._slots = decoding.begin(self._slots, self._rows, *told, random, bounds)
         ending = np.where(chosen, np.where(most > 0, RUNNING, decoding.CUT), self.seen.ending)
         lengths = np.where(chosen, 0, self.seen.lengths)
         self.seen = Seen(ending, lengths, np.where(chosen, 0, self.seen.log_probability))
@@ -142,13 +162,15 @@ class Session:
         """
         with self._mesh():
             random = self._keys(keys, numbers)
-            self._slots = decoding.fork(self._slots, np.int32(parents), random, kept)
+            parts, stay = self._spread(np.int32(parents), kept)
+            self._slots = decoding.fork(self._slots, parts, random, stay)
         seen = Seen(*(np.take_along_axis(x, parents, 1) for x in self.seen))
         self.seen = seen._replace(ending=np.where(kept, seen.ending, decoding.EMPTY))
 
     def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
-        flat = candidate_keys(self._seed, np.int32(keys).ravel(), np.int32(numbers).ravel())
-        return flat.reshape(self.shape)
+        keys, numbers = self._spread(np.int32(keys), np.int32(numbers))
+        flat = candidate_keys(self._seed, keys.ravel(), numbers.ravel())
+        return flat.reshape(keys.shape)
 
     def decode(
         self, wanted: Sequence[int] | None = None, wait: int = 1, steps: int = FOREVER
@@ -160,7 +182,8 @@ class Session:
         wanted = np.full(self.shape[0], IGNORE) if wanted is None else np.asarray(wanted)
         before = self._tokens()
         while True:
-            limits = self._limits(wanted=np.int32(wanted), wait=np.int32(wait), steps=steps)
+            (told,), most = self._spread(np.int32(wanted)), np.int32(wait * self._copies)
+            limits = self._limits(wanted=told, wait=most, steps=steps)
             with self._mesh():
                 self._slots, done = self._sampler.decode(self._rows, self._slots, limits)
             self.seen = self._look()
@@ -187,7 +210,7 @@ class Session:
 
     def takes(self, places: Iterable[tuple[int, int]]) -> list[Take]:
         """What the slots (row, column) hold, ended or not."""
-        codes = np.asarray(self._slots.codes)
+        codes = np.asarray(self._slots.codes)[:: self._copies]
         found = []
         for place in places:
             ending = self.seen.ending[place]

@@ -14,11 +14,11 @@ from flax import nnx
 
 from llasa_jax import nn
 from llasa_jax.config import DecoderConfig, DecoderRun, to_dict
+from llasa_jax.lm.blank import blank_texts
 from llasa_jax.lm.guide import exchange_texts, guide_loss
 from llasa_jax.lm.lora import join, separate
 from llasa_jax.lm.loss import Loss, chunked_cross_entropy
 from llasa_jax.lm.model import Decoder
-from llasa_jax.lm.vocabulary import TAGS
 from llasa_jax.parallel.flops import TRAIN, decoder_flops
 from llasa_jax.training.meter import Work
 from llasa_jax.training.step import Objective
@@ -54,8 +54,11 @@ def language_objective(
         return params
 
     def loss(params: dict, batch: dict, key: jax.Array) -> tuple[jax.Array, dict]:
-        if run.code_noise:
-            batch = batch | {"tokens": misheard(key, batch["tokens"], run.code_noise, run.lm)}
+        if run.blank_texts:
+            given = (batch["tokens"], batch["segments"], batch["weights"])
+            share, text_vocab = run.blank_texts, run.lm.text_vocab
+            tokens = blank_texts(key, *given, share=share, text_vocab=text_vocab)
+            batch = batch | {"tokens": tokens}
         found, guide = batch_loss(params, batch)
         metrics = {"nats": found.nats / jnp.maximum(found.weight, 1.0)}
         if guide is None:
@@ -88,19 +91,6 @@ def language_objective(
         work=lambda batch: row_work(run.lm, batch),
         about=to_dict(run),
     )
-
-
-def misheard(key: jax.Array, tokens: jax.Array, share: float, config: DecoderConfig) -> jax.Array:
-    """The ids [B, S] with a share of the codes exchanged for random ones; targets stay as they are.
-
-    What was said before then tells less of what comes next, and the text more: the part of the
-    dropout in Tacotron's prenet (Wang et al. 2017, section 3.3). It also prepares for own mistakes.
-    """
-    first = config.text_vocab + len(TAGS)
-    which, what = jax.random.split(key)
-    wrong = jax.random.bernoulli(which, share, tokens.shape) & (tokens >= first)
-    codes = jax.random.randint(what, tokens.shape, first, first + config.codes)
-    return jnp.where(wrong, codes.astype(tokens.dtype), tokens)
 
 
 def row_work(config: DecoderConfig, batch: dict) -> Work:

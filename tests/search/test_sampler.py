@@ -12,6 +12,7 @@ import pytest
 from llasa_jax import nn
 from llasa_jax.config import GuardConfig, SamplerConfig
 from llasa_jax.errors import UserError
+from llasa_jax.lm.blank import blank_prompt
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import EOT, nano_vocabulary
 from llasa_jax.search import decoding
@@ -74,6 +75,40 @@ def test_log_probability_from_the_cache_is_that_of_a_full_pass(takes, log_probab
     for prompt, pool in zip(PROMPTS, takes, strict=True):
         for take in pool:
             check_against_a_full_pass(log_probabilities, prompt, take)
+
+
+def test_guidance_draws_from_what_the_text_changes(tiny, log_probabilities):
+    """Greedy, the codes are those of two full passes, with the text and without."""
+    config = SamplerConfig(top_k=1, guidance=2.5)
+    sampler = tiny.sampler(2, config)
+    bounds = dict(min_codes=[12] * 2, max_codes=[12] * 2)
+    takes = [one for (one,) in sampler(PROMPTS[:2], candidates=1, seed=3, **bounds)]
+    plain = tiny.sampler(2, SamplerConfig(top_k=1))(PROMPTS[:2], candidates=1, seed=3, **bounds)
+    for ids, take, (other,) in zip(PROMPTS[:2], takes, plain, strict=True):
+        blank = blank_prompt(ids, tiny.config.text_vocab)
+        assert len(blank) == len(ids) and 0 < (blank != ids).sum() < len(ids)
+        said = VOCABULARY.speech_ids(take.codes)
+        nats, without = (
+            np.asarray(log_probabilities(row(one, said)), np.float64)[len(ids) - 1 :]
+            for one in (ids, blank)
+        )
+        codes = slice(VOCABULARY.first_code, VOCABULARY.size)
+        with_text, blank_text = (one[: len(said), codes] for one in (nats, without))
+        guided = blank_text + 2.5 * (with_text - blank_text)
+        np.testing.assert_array_equal(guided.argmax(1), take.codes)
+        assert (take.codes != other.codes).any()
+        expected = sum(nats[i, token] for i, token in enumerate(said))
+        assert take.log_probability == pytest.approx(expected, abs=1e-4, rel=1e-6)
+
+
+def test_a_guided_take_is_the_same_in_other_company(tiny):
+    sampler = tiny.sampler(12, SamplerConfig(guidance=2.0))
+    pools = sampler(PROMPTS, candidates=4, seed=7, **BOUNDS)
+    first = {name: values[:1] for name, values in BOUNDS.items()}
+    (alone,) = sampler(PROMPTS[:1], candidates=4, seed=7, shape=sampler.shape([4] * 3), **first)
+    for one, other in zip(alone, pools[0], strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+        assert one.log_probability == other.log_probability
 
 
 def test_unseen_ids_of_the_prompt_stay_unseen(tiny):

@@ -17,11 +17,11 @@ from llasa_jax.config import (
 from llasa_jax.data.batches import by_step
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
+from llasa_jax.lm.blank import blank_texts
 from llasa_jax.lm.guide import exchange_texts
 from llasa_jax.training.language import (
     code_rows,
     language_objective,
-    misheard,
     row_work,
     validation_nats,
 )
@@ -233,19 +233,11 @@ def test_a_guided_run_validates_what_the_text_is_worth(params):
     np.testing.assert_allclose(found["text"], other["nats"] - true["nats"], atol=1e-5)
 
 
-def test_noise_exchanges_a_share_of_the_codes_and_nothing_else(objective, params):
-    first = RUN.lm.text_vocab + 8
-    tokens = jnp.tile(jnp.arange(first + RUN.lm.codes), (4, 200))
-    heard = misheard(jax.random.key(0), tokens, 0.25, RUN.lm)
-    changed = np.asarray(heard != tokens)
-    assert not changed[np.asarray(tokens) < first].any()
-    assert heard.min() >= 0 and np.asarray(heard)[changed].min() >= first
-    assert heard.max() < first + RUN.lm.codes
-    # Of the exchanged ones, 1 of `codes` is what it was.
-    expected = 0.25 * (1 - 1 / RUN.lm.codes)
-    np.testing.assert_allclose(changed[np.asarray(tokens) >= first].mean(), expected, atol=0.02)
-    noisy = language_objective(replace(RUN, code_noise=0.25), (4, 3))
-    key, batch = jax.random.key(3), collate([row(spoken(0)), row(spoken(1))], ROW)
-    given = batch | {"tokens": misheard(key, jnp.array(batch["tokens"]), 0.25, RUN.lm)}
-    loss = jax.jit(noisy.loss)(params, batch, key)[0]
-    np.testing.assert_allclose(loss, jax.jit(objective.loss)(params, given, key)[0], rtol=1e-6)
+def test_a_share_of_the_examples_is_learned_with_a_blank_text(objective, params):
+    batch = collate([row(spoken(0)), row(spoken(1))], ROW)
+    key = jax.random.key(3)
+    given = [jnp.asarray(batch[name]) for name in ("tokens", "segments", "weights")]
+    blank = blank_texts(key, *given, share=0.5, text_vocab=RUN.lm.text_vocab)
+    loss = jax.jit(language_objective(replace(RUN, blank_texts=0.5), (4, 3)).loss)
+    expected = jax.jit(objective.loss)(params, batch | {"tokens": blank}, key)[0]
+    np.testing.assert_allclose(loss(params, batch, key)[0], expected, rtol=1e-6)
