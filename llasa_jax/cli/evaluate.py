@@ -11,7 +11,16 @@ PAGE = "folder for a page to read and listen to, its figures and eval.json"
 def add_eval(commands) -> None:
     evaluate = command(commands, "eval", None, "Measure what was trained, and its peers.")
     parts = evaluate.add_subparsers(dest="part", required=True, metavar="PART")
-    for add in (_add_tts, _add_compare, _add_codec, _add_nano, _add_learning):
+    for add in (
+        _add_tts,
+        _add_compare,
+        _add_listen,
+        _add_ratings,
+        _add_asr,
+        _add_codec,
+        _add_nano,
+        _add_learning,
+    ):
         add(parts)
 
 
@@ -115,9 +124,75 @@ def _add_compare(parts) -> None:
 
 def _run_compare(options) -> None:
     from llasa_jax.evaluation.tts_report import difference_table
-    from llasa_jax.recipes.eval_compare import eval_compare
+    from llasa_jax.recipes.eval_runs import eval_compare
 
     show(eval_compare(options.one, options.other), options.json, difference_table)
+
+
+def _add_listen(parts) -> None:
+    text = "A page on which people score runs of `llasa eval tts`, blind, from 1 to 3."
+    part = command(parts, "listen", _run_listen, text)
+    help = "folders of runs: OUT/MODEL/STRATEGY"
+    part.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=help)
+    help = "folder for listen.html, which listeners get, and listen.json, which they do not"
+    part.add_argument("--out", type=Path, default=Path("runs/listen"), help=help)
+    seed(part)
+
+
+def _run_listen(options) -> None:
+    from llasa_jax.recipes.eval_runs import eval_listen
+
+    print(eval_listen(options.runs, options.out, options.seed))
+
+
+def _add_ratings(parts) -> None:
+    text = "What the files of scores that listeners saved come to."
+    part = command(parts, "ratings", _run_ratings, text)
+    part.add_argument("key", type=Path, metavar="DIR", help="folder that `eval listen` wrote")
+    part.add_argument("files", type=Path, nargs="+", metavar="FILE", help="one of each listener")
+    as_json(part)
+
+
+def _run_ratings(options) -> int:
+    from llasa_jax.evaluation.listening import rating_table, ratings
+
+    found = ratings(options.key, options.files)
+    show(found, options.json, rating_table)
+    return 1 if found["refused"] else 0
+
+
+def _add_asr(parts) -> None:
+    text = "Have a list's recordings heard by the model and by other recognisers: word errors."
+    part = command(parts, "asr", _run_asr, text)
+    help = "a list with recordings, a folder of LibriSpeech, or flite-en"
+    part.add_argument("set", help=help)
+    model(part)
+    _scorers(part)
+    _language(part)
+    help = "at most so many (default: all)"
+    part.add_argument("--utterances", type=int, default=None, help=help)
+    help = "folder for rows and asr.json (runs/eval-asr)"
+    part.add_argument("--out", type=Path, default=Path("runs/eval-asr"), help=help)
+    as_json(part)
+
+
+def _run_asr(options) -> int:
+    from llasa_jax.parallel.distributed import connect
+    from llasa_jax.recipes.eval_asr import asr_table, eval_asr, paper_asr_table
+    from llasa_jax.recipes.stages import shipped_model
+
+    connect()
+    found = eval_asr(
+        options.set,
+        options.model or shipped_model(),
+        scorers=options.scorer,
+        language=options.language,
+        utterances=options.utterances,
+        out=options.out,
+    )
+    if found["process"] == 0:
+        show(found, options.json, asr_table, paper_asr_table)
+    return 1 if found["refused"] else 0
 
 
 def _add_codec(parts) -> None:

@@ -1,4 +1,4 @@
-"""What `llasa eval tts` found, in the layout of the paper's tables, and a page to hear the worst."""
+"""What `llasa eval tts` found in the layout of the paper's tables, and a page to hear the worst."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

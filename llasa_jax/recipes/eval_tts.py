@@ -182,7 +182,7 @@ class Run:
             (folder / name).mkdir(parents=True, exist_ok=True)
         path = folder / "run.json"
         if path.is_file():
-            ensure_same(path, json.loads(path.read_text()), json.loads(json.dumps(self.about)))
+            ensure_same(path, read_json(path), json.loads(json.dumps(self.about)))
         elif jax.process_index() == 0:
             write_json(path, self.about)
 
@@ -191,12 +191,9 @@ class Run:
 
     def row(self, item: Item) -> dict | None:
         """What was kept of an utterance, if it is there whole and of this very utterance."""
-        try:
-            row = json.loads((self.folder / "rows" / f"{item.id}.json").read_text())
-            whole = row["key"] == self.talker.key(item, self.strategy)
-            return row if whole and (not row["sound"] or self.wave_path(item).is_file()) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+        row = read_json(self.folder / "rows" / f"{item.id}.json")
+        whole = row.get("key") == self.talker.key(item, self.strategy)
+        return row if whole and (not row["sound"] or self.wave_path(item).is_file()) else None
 
     def has_other(self, item: Item) -> bool:
         """Whether what is kept under an utterance's id is of another text, or not whole."""
@@ -218,6 +215,15 @@ class Run:
                 f"{self.folder}: {missing} of {len(found)} utterances are missing; run it again"
             )
         return [row for row in found if row is not None]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing if it is not there, or no JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def ensure_same(path: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

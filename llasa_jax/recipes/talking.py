@@ -18,12 +18,13 @@ import numpy as np
 from llasa_jax import nn
 from llasa_jax.audio.io import read_audio, resample
 from llasa_jax.codec.batch import BatchCodec
-from llasa_jax.config import BeamConfig
+from llasa_jax.config import BeamConfig, GuardConfig
 from llasa_jax.errors import UserError
 from llasa_jax.evaluation.lists import EvalSet, Item
 from llasa_jax.evaluation.scorers import RATE, Listeners
 from llasa_jax.interop.bundle import part_hash
 from llasa_jax.lm.model import Decoder
+from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.metrics import seed_tts
 from llasa_jax.metrics.text import normalise
 from llasa_jax.parallel.mesh import make_mesh
@@ -125,6 +126,15 @@ class Voiced(NamedTuple):
     name: str
 
 
+class Part(NamedTuple):
+    """An item's text, or a part of it, with what each verifier compares with, and the prompt."""
+
+    item: Item
+    text: str
+    references: tuple[np.ndarray, ...]
+    prompt: Prompt | None
+
+
 class Talker:
     """A model folder that speaks lists.
 
@@ -141,11 +151,11 @@ class Talker:
         self.voiced = cache(self._voiced)
         self.hash_of, self.key = cache(_file_hash), cache(self.key)
         self.targets: dict[tuple, np.ndarray] = {}  # embeddings of prompts, by judge and recording
-        self._engine: Engine | None = None
+        self._sampler: tuple[Sampler, Vocabulary, GuardConfig] | None = None
 
     def release(self) -> None:
         """Lets go of the weights that speak: another model's are to come."""
-        self._engine, self.codec = None, None
+        self._sampler, self.codec = None, None
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -153,10 +163,10 @@ class Talker:
         found = (p for p in ("codec", "lm") if (self.model / f"{p}.safetensors").is_file())
         return {part: part_hash(self.model, part) for part in found}
 
-    def engine(self) -> Engine:
+    def _sampling(self) -> tuple[Sampler, Vocabulary, GuardConfig]:
         """Made at the first use: a run that finds everything done needs none."""
-        if self._engine is not None:
-            return self._engine
+        if self._sampler is not None:
+            return self._sampler
         settings, speaking = self.settings, self.settings.strategies
         config, params, vocabulary, about = stages.load_language(self.model)
         if self.codec.config.codebook_size != config.codes:
@@ -164,9 +174,6 @@ class Talker:
                 f"{self.model}: the codec has {self.codec.config.codebook_size} codes, the "
                 f"language model {config.codes}; they belong to different runs"
             )
-        names = [name for strategy in speaking for name in settings.choosing(strategy)]
-        names = [name for name in dict.fromkeys(names) if not name.endswith(WORDS)]
-        verifiers = [self.listeners.verifier(name) for name in names]
         graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
         widths = [settings.beam.width] if set(speaking) & set(SEARCHED) else []
         widths += [settings.candidates] if "best-of" in speaking else []
@@ -182,8 +189,16 @@ class Talker:
         limits = guards(self.codec.config.frame_rate, about.get("pace"))
         if self.which.continues:  # the text's beginning is not spoken: it may be as short as it is
             limits = replace(limits, min_codes=1e-3)
-        self._engine = Engine(sampler, vocabulary, self.codec, verifiers, limits)
-        return self._engine
+        self._sampler = sampler, vocabulary, limits
+        return self._sampler
+
+    def engine(self, strategies: Sequence[str]) -> Engine:
+        """What speaks, with the verifiers that take part in these strategies' choices."""
+        sampler, vocabulary, limits = self._sampling()
+        names = [name for strategy in strategies for name in self.settings.choosing(strategy)]
+        names = [name for name in dict.fromkeys(names) if not name.endswith(WORDS)]
+        verifiers = [self.listeners.verifier(name) for name in names]
+        return Engine(sampler, vocabulary, self.codec, verifiers, limits)
 
     def _voiced(self, item: Item) -> Voiced | None:
         """The voice that an item is to be spoken in; None if the model has none.
@@ -269,36 +284,44 @@ class Talker:
     def _search(self, items: Sequence[Item], strategies: Sequence[str]) -> dict[str, list[Spoken]]:
         """Strategies that choose from the same pools."""
         found: dict[str, dict[str, Spoken]] = {strategy: {} for strategy in strategies}
-        parts: list[tuple[Item, str]] = []
+        parts: list[Part] = []
+        engine = self.engine(strategies)
         for item in items:
             try:
-                self.voiced(item)
-                parts += [(item, text) for text in split_text(item.text, self.settings.chunk)]
+                texts = split_text(item.text, self.settings.chunk)
+                parts += [self._part(engine, item, text) for text in texts]
             except UserError as error:
                 for strategy in strategies:
                     found[strategy][item.id] = Spoken(None, _failed(error))
-        pools = self._pools(parts, strategies[0]) if parts else []
+        pools = self._pools(engine, parts, strategies[0]) if parts else []
         for strategy in strategies:
             chosen: dict[str, list[tuple[Pool, int]]] = {}
-            for (item, text), pool in zip(parts, pools, strict=True):
-                place = self._choose(pool, text, strategy)
-                chosen.setdefault(item.id, []).append((pool, place))
+            for part, pool in zip(parts, pools, strict=True):
+                place = self._choose(pool, part.text, strategy)
+                chosen.setdefault(part.item.id, []).append((pool, place))
             for name, own in chosen.items():
-                found[strategy][name] = self._joined(own)
+                found[strategy][name] = self._joined(own, strategy)
         return {name: [own[item.id] for item in items] for name, own in found.items()}
 
-    def _pools(self, parts: Sequence[tuple[Item, str]], strategy: str) -> list[Pool]:
-        engine, settings = self.engine(), self.settings
-        voiced = [self.voiced(item) for item, _ in parts]
-        texts = [text for _, text in parts]
-        waves = [self._reference_wave(item) for item, _ in parts] if engine.verifiers else []
+    def _part(self, engine: Engine, item: Item, text: str) -> Part:
+        """A text with what it is spoken with; UserError as `voiced`, or without a voice that a
+        verifier needs."""
+        voiced, verifiers = self.voiced(item), engine.verifiers
+        heard = self.heard_voice(item) if verifiers else {}
+        wave = heard.get("o", heard.get("r"))
+        said = normalise(text)  # as the in-project recogniser writes
+        references = [
+            one.reference(said if one.name == "content" else text, wave) for one in verifiers
+        ]
+        return Part(item, text, tuple(references), None if voiced is None else voiced.prompt)
+
+    def _pools(self, engine: Engine, parts: Sequence[Part], strategy: str) -> list[Pool]:
+        settings = self.settings
+        texts = [part.text for part in parts]
         given = {
-            "references": [
-                tuple(_reference(one, text, wave) for one in engine.verifiers)
-                for text, wave in zip(texts, waves or [None] * len(texts), strict=True)
-            ],
-            "prompts": [None if one is None else one.prompt for one in voiced],
-            "keys": [_number(f"{item.id}\n{text}") for item, text in parts],
+            "references": [part.references for part in parts],
+            "prompts": [part.prompt for part in parts],
+            "keys": [_number(f"{part.item.id}\n{part.text}") for part in parts],
             "seed": settings.seed,
         }
         if strategy in SEARCHED:
@@ -306,11 +329,6 @@ class Talker:
             return beam_pools(engine, texts, config=settings.beam, weights=weights, **given)[0]
         candidates = 1 if strategy == "direct" else settings.candidates
         return engine.pools(texts, candidates=candidates, **given)[0]
-
-    def _reference_wave(self, item: Item) -> np.ndarray | None:
-        """What verifiers that hear voices compare with: the prompt, else as the codec has it."""
-        heard = self.heard_voice(item)
-        return heard.get("o", heard.get("r"))
 
     def _choose(self, pool: Pool, text: str, strategy: str) -> int:
         """Place of the take that a strategy keeps; failures only where there is nothing else."""
@@ -333,7 +351,7 @@ class Talker:
         language = self.which.language
         return np.array([-seed_tts.errors(text, one, language).rate for one in heard])
 
-    def _joined(self, chosen: Sequence[tuple[Pool, int]]) -> Spoken:
+    def _joined(self, chosen: Sequence[tuple[Pool, int]], strategy: str) -> Spoken:
         """The takes of a text's parts, one after the other."""
         waves = [pool.waves[place] for pool, place in chosen]
         statuses = [pool.statuses[place] for pool, place in chosen]
@@ -347,16 +365,12 @@ class Talker:
             "verified": {
                 name: float(np.mean([pool.scores[name][place] for pool, place in chosen]))
                 for name in chosen[0][0].scores
+                if name in self.settings.choosing(strategy)
             },
         }
         if not len(wave):
             return Spoken(None, about | {"status": NO_SOUND, "why": "not one code was drawn"})
         return Spoken(resample(wave, self.codec.config.output_rate, RATE), about)
-
-
-def _reference(verifier: Any, text: str, wave: np.ndarray | None) -> np.ndarray:
-    text = normalise(text) if verifier.name == "content" else text
-    return verifier.reference(text, wave)
 
 
 def _failed(error: UserError) -> dict[str, Any]:

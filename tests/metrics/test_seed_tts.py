@@ -1,4 +1,4 @@
-"""Seed-tts-eval's counting, by its rules; `--parity` compares with the packages that it is made of."""
+"""Seed-tts-eval's counting by its rules; `--parity` compares with the packages it is made of."""
 
 import random
 import string

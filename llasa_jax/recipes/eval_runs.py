@@ -1,11 +1,13 @@
-"""`llasa eval compare`: two runs of `llasa eval tts`, utterance by utterance."""
+"""What is made of runs of `llasa eval tts`: `llasa eval compare`, `llasa eval listen`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
+from llasa_jax.evaluation.listening import write_listening
 from llasa_jax.evaluation.scorers import KINDS
 from llasa_jax.evaluation.tts_summary import compare
 
@@ -22,7 +24,7 @@ def eval_compare(one: Path, other: Path) -> dict[str, Any]:
         UserError: a folder holds no run, the runs are of two languages, no judge heard both, or as
             `tts_summary.compare`.
     """
-    runs = [_read(folder) for folder in (one, other)]
+    runs = [read_run(folder) for folder in (one, other)]
     (about, rows, whole), (about_2, rows_2, whole_2) = runs
     if about["language"] != about_2["language"] or about["continues"] != about_2["continues"]:
         raise UserError(f"compare: {one} and {other} are of other kinds of lists; not comparable")
@@ -51,8 +53,24 @@ def eval_compare(one: Path, other: Path) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> tuple[dict, list[dict], bool]:
-    """A run's configuration, its rows, and whether they are all of its list."""
+def eval_listen(folders: Sequence[Path], out: Path, seed: int = 0) -> Path:
+    """The page on which people score these runs, blind; as `listening.write_listening`."""
+    runs = {}
+    for folder in folders:
+        about, rows, _ = read_run(folder)
+        name = f"{folder.resolve().parent.name}, {about['settings']['strategy']}"
+        if name in runs:
+            raise UserError(f"listen: two runs are called {name}; rename a folder")
+        runs[name] = (folder, rows)
+    return write_listening(out, runs, seed)
+
+
+def read_run(folder: Path) -> tuple[dict, list[dict], bool]:
+    """A run's configuration, its rows, and whether they are all of its list.
+
+    Raises:
+        UserError: the folder holds no readable run, or one without an utterance.
+    """
     try:
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         lines = folder / "utterances.jsonl"
