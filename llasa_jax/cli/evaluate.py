@@ -20,6 +20,7 @@ def add_eval(commands) -> None:
         _add_codec,
         _add_nano,
         _add_learning,
+        _add_paper,
     ):
         add(parts)
 
@@ -198,9 +199,10 @@ def _run_asr(options) -> int:
 def _add_codec(parts) -> None:
     text = "Score a codec, Opus and Codec2 on the same held-out recordings."
     part = command(parts, "codec", _run_codec, text)
-    help = "recordings, or folders of them, where there is no --store"
+    help = "recordings or folders of them, or one list with texts, where there is no --store"
     part.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help=help)
     part.add_argument("--store", type=Path, default=None, help="prepared corpus")
+    _scorers(part)
     model(part)
     utterances(part, 40)
     part.add_argument("--out", type=Path, default=None, help=PAGE)
@@ -209,7 +211,7 @@ def _add_codec(parts) -> None:
 
 
 def _run_codec(options) -> None:
-    from llasa_jax.evaluation.codec_report import score_table
+    from llasa_jax.evaluation.codec_report import paper_table, score_table
     from llasa_jax.recipes.eval_codec import eval_codec
     from llasa_jax.recipes.stages import shipped_model
 
@@ -217,11 +219,12 @@ def _run_codec(options) -> None:
         options.model or shipped_model(),
         store=options.store,
         audio=options.audio,
+        scorers=options.scorer,
         utterances=options.utterances,
         out=options.out,
         seed=options.seed,
     )
-    show(found, options.json, score_table)
+    show(found, options.json, score_table, paper_table)
 
 
 def _add_nano(parts) -> None:
@@ -274,3 +277,18 @@ def _run_learning(options) -> None:
     count = options.utterances
     found = learning(run, *where, utterances=count, out=options.out, seed=options.seed)
     show(found, options.json, learning_table)
+
+
+def _add_paper(parts) -> None:
+    text = "What `launch/paper.sh` measured, held against the paper's table 2."
+    part = command(parts, "paper", _run_paper, text)
+    part.add_argument("folder", type=Path, help="the script's")
+    as_json(part)
+
+
+def _run_paper(options) -> int:
+    from llasa_jax.recipes.paper import hours_table, paper, paper_table
+
+    found = paper(options.folder)
+    show(found, options.json, paper_table, hours_table)
+    return 1 if found["outside"] or found["missing"] or found["partial"] else 0
