@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from llasa_jax import __version__
-from llasa_jax.cli import codec, data, measure, speak, train
+from llasa_jax.cli import codec, data, evaluate, measure, speak, train
 from llasa_jax.cli.common import Parser
 from llasa_jax.errors import Saved, UserError
 
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         train.add_train,
         train.add_convert,
         train.add_plan,
-        measure.add_eval,
+        evaluate.add_eval,
         measure.add_curve,
         measure.add_bench,
     ):

@@ -1,7 +1,9 @@
 """What several commands share."""
 
 import argparse
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 from llasa_jax.errors import UserError
 
@@ -24,6 +26,36 @@ def command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
 
 def seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+
+
+def model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, default=None, help=MODEL)
+
+
+def utterances(parser: argparse.ArgumentParser, count: int) -> None:
+    parser.add_argument("--utterances", type=int, default=count, help=f"at most so many ({count})")
+
+
+def as_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print every number as JSON")
+
+
+def show(found: Mapping[str, Any], json: bool, *tables: Callable[[Mapping], Any]) -> None:
+    """Prints what was measured on stdout: all as JSON, or these tables of it."""
+    from rich.console import Console
+
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.evaluation.tables import for_console
+
+    if json:
+        print(json_bytes(found).decode(), end="")
+        return
+    for table in tables:
+        made = table(found)
+        if made.rows:
+            Console().print(for_console(made))
+            if made.note:
+                Console().print(made.note, style="dim")
 
 
 def settings(parser: argparse.ArgumentParser) -> None:

@@ -1,121 +1,19 @@
-"""Measuring: `llasa eval`, `curve`, `bench`."""
+"""Measuring: `llasa curve`, `bench`."""
 
 import argparse
 import json
 from pathlib import Path
 
-from llasa_jax.cli.common import MODEL, command, seed, settings
-
-
-def add_eval(commands) -> None:
-    evaluate = command(commands, "eval", None, "Measure what was trained, and its peers.")
-    parts = evaluate.add_subparsers(dest="part", required=True, metavar="PART")
-    text = "Score a codec, Opus and Codec2 on the same held-out recordings."
-    part = command(parts, "codec", _run_eval_codec, text)
-    help = "recordings, or folders of them, where there is no --store"
-    part.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help=help)
-    part.add_argument("--store", type=Path, default=None, help="prepared corpus")
-    part.add_argument("--model", type=Path, default=None, help=MODEL)
-    part.add_argument("--utterances", type=int, default=40, help="recordings to measure on (40)")
-    help = "folder for a page to read and listen to, its figures and eval.json"
-    part.add_argument("--out", type=Path, default=None, help=help)
-    part.add_argument("--json", action="store_true", help="print every number as JSON")
-    seed(part)
-
-    text = "Word error, failures, voices and speed of the shipped voice, by judges of their own."
-    part = command(parts, "nano", _run_eval_nano, text)
-    help = "a file with one sentence a line (default: held-out ones of its corpus)"
-    part.add_argument("--sentences", type=Path, default=None, metavar="FILE", help=help)
-    part.add_argument("--model", type=Path, default=None, help=MODEL)
-    part.add_argument("--utterances", type=int, default=200, help="at most so many (200)")
-    help = "folder for a page to read and listen to, its figures and eval.json"
-    part.add_argument("--out", type=Path, default=None, help=help)
-    part.add_argument("--json", action="store_true", help="print every number as JSON")
-    seed(part)
-    text = "What a language model's run could say at each checkpoint that it kept."
-    part = command(parts, "learning", _run_eval_learning, text)
-    settings(part)
-    part.add_argument("--run", dest="folder", type=Path, required=True, help="folder of the run")
-    part.add_argument("--tokens", required=True, help="token rows that it was trained on")
-    part.add_argument("--model", type=Path, required=True, help="model folder that it was for")
-    part.add_argument("--utterances", type=int, default=50, help="sentences to speak (50)")
-    help = "folder for learning.json, learning.csv and the figure"
-    part.add_argument("--out", type=Path, default=None, help=help)
-    part.add_argument("--json", action="store_true", help="print every number as JSON")
-    seed(part)
-
-
-def _run_eval_nano(options) -> None:
-    from rich.console import Console
-
-    from llasa_jax.evaluation.nano_report import score_table
-    from llasa_jax.evaluation.page import json_bytes
-    from llasa_jax.evaluation.tables import for_console
-    from llasa_jax.recipes.eval_nano import eval_nano
-    from llasa_jax.recipes.stages import shipped_model
-
-    found = eval_nano(
-        options.model or shipped_model(),
-        sentences=options.sentences,
-        utterances=options.utterances,
-        out=options.out,
-        seed=options.seed,
-    )
-    if options.json:
-        print(json_bytes(found).decode(), end="")
-    else:
-        Console().print(for_console(score_table(found)))
-
-
-def _run_eval_learning(options) -> None:
-    from rich.console import Console
-
-    from llasa_jax.config import DecoderRun, load_config
-    from llasa_jax.evaluation.learning_report import learning_table
-    from llasa_jax.evaluation.page import json_bytes
-    from llasa_jax.evaluation.tables import for_console
-    from llasa_jax.recipes.learning import learning
-
-    run = load_config(options.config, DecoderRun, options.set)
-    where = options.folder, options.tokens, options.model
-    count = options.utterances
-    found = learning(run, *where, utterances=count, out=options.out, seed=options.seed)
-    if options.json:
-        print(json_bytes(found).decode(), end="")
-    else:
-        Console().print(for_console(learning_table(found)))
-
-
-def _run_eval_codec(options) -> None:
-    from rich.console import Console
-
-    from llasa_jax.evaluation.codec_report import score_table
-    from llasa_jax.evaluation.page import json_bytes
-    from llasa_jax.evaluation.tables import for_console
-    from llasa_jax.recipes.eval_codec import eval_codec
-    from llasa_jax.recipes.stages import shipped_model
-
-    found = eval_codec(
-        options.model or shipped_model(),
-        store=options.store,
-        audio=options.audio,
-        utterances=options.utterances,
-        out=options.out,
-        seed=options.seed,
-    )
-    if options.json:
-        print(json_bytes(found).decode(), end="")
-    else:
-        Console().print(for_console(score_table(found)))
+from llasa_jax.cli.common import as_json, command, model, seed, show, utterances
 
 
 def add_curve(commands) -> None:
     text = "What more candidates are worth: N against what an independent judge hears."
     part = command(commands, "curve", _run_curve, text)
-    part.add_argument("--model", type=Path, default=None, help=MODEL)
+    model(part)
     help = "a file with one sentence a line (default: held-out ones of the voice's corpus)"
     part.add_argument("--sentences", type=Path, default=None, metavar="FILE", help=help)
-    part.add_argument("--utterances", type=int, default=200, help="at most so many (200)")
+    utterances(part, 200)
     help = "the N of the points; of a beam the samples of each (1,4,16)"
     part.add_argument("--candidates", type=_counts, default=(1, 4, 16), metavar="N,N", help=help)
     names = ("best-of", "sequential", "beam", "partial")
@@ -135,7 +33,7 @@ def add_curve(commands) -> None:
     part.add_argument("--judge", default="pocketsphinx", help=help)
     help = "folder for records, table and figure; the same command goes on there (runs/curve)"
     part.add_argument("--out", type=Path, default=Path("runs/curve"), help=help)
-    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    as_json(part)
     seed(part)
 
 
@@ -155,11 +53,7 @@ def _numbers(text: str) -> dict[str, float]:
 
 
 def _run_curve(options) -> None:
-    from rich.console import Console
-
     from llasa_jax.evaluation.curve_report import curve_table
-    from llasa_jax.evaluation.page import json_bytes
-    from llasa_jax.evaluation.tables import for_console
     from llasa_jax.recipes.curve import CurveSettings, curve
     from llasa_jax.recipes.stages import shipped_model
 
@@ -182,10 +76,7 @@ def _run_curve(options) -> None:
         out=options.out,
         seed=options.seed,
     )
-    if options.json:
-        print(json_bytes(found).decode(), end="")
-    else:
-        Console().print(for_console(curve_table(found)))
+    show(found, options.json, curve_table)
 
 
 def add_bench(commands) -> None:
@@ -198,21 +89,21 @@ def add_bench(commands) -> None:
     part.add_argument("--seconds", type=float, default=10.0, help="of each wave (10)")
     part.add_argument("--batch", type=int, default=1, help="waves at once (1)")
     part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
-    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    as_json(part)
     seed(part)
     text = "The training step against transformers' Llama with PyTorch: same weights, same rows."
     part = command(parts, "train", _run_bench_train, text)
     help = "8 x 512 tokens on a CPU, or Llasa-1B with 4 x 2,048 in bfloat16 on a GPU (nano)"
     part.add_argument("--model-size", choices=("nano", "1b"), default="nano", help=help)
     part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
-    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    as_json(part)
     seed(part)
     text = "Sixteen takes of one prompt against transformers' generate: same weights, same lengths."
     part = command(parts, "search", _run_bench_search, text)
     help = "the shipped voice's decoder, or Llasa-1B in bfloat16 on a GPU (nano)"
     part.add_argument("--model-size", choices=("nano", "1b"), default="nano", help=help)
     part.add_argument("--runs", type=int, default=5, help="the median of so many (5)")
-    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    as_json(part)
     seed(part)
     text = "The input pipeline alone: tokens a second, and whether its memory grows."
     part = command(parts, "data", _run_bench_data, text)
@@ -221,7 +112,7 @@ def add_bench(commands) -> None:
     part.add_argument("--row", type=int, default=2048, help="positions of a made row (2048)")
     part.add_argument("--batch", type=int, default=16, help="rows of a batch (16)")
     part.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
-    part.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    as_json(part)
     seed(part)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llasa_jax.evaluation import figures
+from llasa_jax.evaluation import figures, published
 from llasa_jax.evaluation.page import (
     Clip,
     Picture,
@@ -19,6 +19,7 @@ from llasa_jax.evaluation.page import (
 )
 from llasa_jax.evaluation.peers import RATE
 from llasa_jax.evaluation.tables import (
+    NOT_MEASURED,
     Table,
     anything,
     data_name,
@@ -50,6 +51,8 @@ def _two(value: Any) -> str:
 
 
 MEASURES = (
+    ("tokens_per_second", "Tokens a second", number),
+    ("codebook", "Codebook", _whole),
     ("bits_per_second", "Bits a second", _whole),
     ("stoi", "STOI", number),
     ("pesq_wb", "PESQ-WB", _two),
@@ -59,6 +62,13 @@ MEASURES = (
     ("dnsmos", "DNSMOS (overall)", _two),
     ("similarity", "Speaker similarity", number),
     ("wer", "Word error rate", percent),
+    ("wer_whisper", "The same by Whisper", percent),
+    ("wer_hubert", "The same by HuBERT", percent),
+    ("wer_content", "The same by the model's recogniser", percent),
+    ("similarity_wavlm", "Speaker similarity by WavLM", number),
+    ("similarity_speaker", "The same by the model's encoder", number),
+    ("similarity_emotion2vec", "Emotion similarity", number),
+    ("utmos", "UTMOS", _two),
     ("encode_rtf", "Encode, s a second", number),
     ("decode_rtf", "Decode, s a second", number),
     ("stream_si_sdr", "Streamed to whole, SI-SDR, dB", _two),
@@ -75,6 +85,8 @@ def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
     codecs = {key: found[key] for key in LABELS if key in found}
     rows = []
     for key, label, show in MEASURES:
+        if not any(key in scores for scores in codecs.values()):
+            continue
         cells = []
         for scores in codecs.values():
             cell = show(scores[key]) if key in scores else ""
@@ -85,6 +97,40 @@ def score_table(found: Mapping[str, Any], intervals: bool = False) -> Table:
     if intervals:
         note = "The second line of a cell is the 95\N{NO-BREAK SPACE}% interval of its value."
     return Table("Codecs on the same recordings", head, rows, note)
+
+
+def paper_table(found: Mapping[str, Any]) -> Table:
+    """Ours and the peers in the columns of the paper's table 1, and some of its rows below."""
+    judges = found.get("judges", {})
+    words = "hubert" if "hubert" in judges else "pocketsphinx"
+    voice = "wavlm" if "wavlm" in judges else "ge2e"
+    wer = "wer_hubert" if words == "hubert" else "wer"
+    similarity = "similarity_wavlm" if voice == "wavlm" else "similarity"
+    columns = (
+        ("tokens_per_second", number),
+        ("codebook", _whole),
+        (wer, lambda x: number(None if x is None else 100 * x, 2)),
+        ("stoi", _two),
+        ("pesq_wb", _two),
+        ("pesq_nb", _two),
+        (similarity, _two),
+        ("utmos", _two),
+        ("dnsmos", _two),
+    )
+    rows = []
+    for key in (key for key in LABELS if key in found):
+        cells = (show(found[key].get(name)) for name, show in columns)
+        rows.append((LABELS[key], *("-" if cell == NOT_MEASURED else cell for cell in cells)))
+    for name, values in published.CODECS.items():
+        cells = ("-" if value is None else f"{value:g}" for value in (*values, None))
+        rows.append((f"{published.PAPER}: {name}", *cells))
+    head = ("Codec", "Tokens/s", "Codebook", "WER, %", "STOI", "PESQ-WB", "PESQ-NB", "SIM")
+    note = (
+        f"Ours and its peers: WER by {words}, SIM by {voice}, on {found['data']['utterances']} "
+        "recordings named above. The paper: LibriSpeech test-clean, WER by HuBERT-large, SIM by "
+        "WavLM-large. Rows of other recordings or judges are not comparable."
+    )
+    return Table("In the layout of the paper's table 1", (*head, "UTMOS", "DNSMOS"), rows, note)
 
 
 def write_codec_report(
@@ -123,6 +169,7 @@ def write_codec_report(
         opening=opening(found),
         notes=found["notes"],
         table=score_table(found, intervals=True),
+        paper=paper_table(found),
         absent=found["not_measured"],
         versions=Table("Versions and machine", ("What", "Which"), _versions(found)),
         pictures=pictures,

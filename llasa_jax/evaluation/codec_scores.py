@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llasa_jax.evaluation.peers import RATE, WaveCodec
+from llasa_jax.evaluation.scorers import Scorer
 from llasa_jax.metrics import statistics
 from llasa_jax.metrics.text import word_errors
 from llasa_jax.metrics.waves import delay, mel_distance, pesq, shifted, si_sdr, stoi
@@ -112,6 +113,34 @@ def entries(name: str, interval: statistics.Interval | None) -> dict[str, Any]:
     found = interval.to_json()
     bounds = [found["low"], found["high"]]
     return {name: found["value"], f"{name}_interval": bounds, f"{name}_utterances": found["n"]}
+
+
+def judged(
+    scorer: Scorer,
+    texts: Sequence[str],
+    spoken: Mapping[str, Sequence[np.ndarray]],
+    waves: Mapping[str, Sequence[np.ndarray]],
+    scored: int,
+) -> dict[str, dict[str, Any]]:
+    """What a further judge says of each codec's waves: `wer_NAME` of those that are `spoken`, or of
+    the first `scored` ones `similarity_NAME` with the originals, or of quality NAME itself."""
+    if scorer.kind == "words":
+        found = word_scores(texts, spoken, scorer.judge)
+        return {
+            name: {f"{key.replace('wer', f'wer_{scorer.name}', 1)}": x for key, x in one.items()}
+            for name, one in found.items()
+        }
+    heard = {name: scorer.judge(each[:scored]) for name, each in waves.items()}
+    if scorer.kind == "quality":
+        return {
+            name: summary(scorer.name, [float(x) if np.isfinite(x) else None for x in values])
+            for name, values in heard.items()
+        }
+    targets = heard["original"]
+    return {
+        name: summary(f"similarity_{scorer.name}", (own * targets).sum(1))
+        for name, own in heard.items()
+    }
 
 
 def word_scores(

@@ -26,11 +26,13 @@ from llasa_jax.evaluation.codec_scores import (
     Rebuilt,
     Recording,
     describe,
+    judged,
     paired_scores,
     rebuild,
     summary,
     word_scores,
 )
+from llasa_jax.evaluation.lists import read_set
 from llasa_jax.evaluation.peers import (
     CODEC2_FRAMES,
     RATE,
@@ -40,6 +42,7 @@ from llasa_jax.evaluation.peers import (
     Ours,
     WaveCodec,
 )
+from llasa_jax.evaluation.scorers import Listeners, parse_scorers
 from llasa_jax.interop.resemblyzer import load_ge2e
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.dnsmos import dnsmos
@@ -97,6 +100,7 @@ def eval_codec(
     *,
     store: Path | None = None,
     audio: Sequence[Path] = (),
+    scorers: Sequence[str] = (),
     utterances: int = 40,
     out: Path | None = None,
     seed: int = 0,
@@ -105,7 +109,10 @@ def eval_codec(
 
     Args:
         store: a prepared corpus, of which `held_out` says what is used.
-        audio: files, or folders of them, instead of a store.
+        audio: files, or folders of them, instead of a store; or one list (`lists.read_set`), whose
+            recordings have texts, or a folder of LibriSpeech.
+        scorers: further judges, NAME or NAME=PATH each (`evaluation.scorers`), as of the paper's
+            table 1 hubert, wavlm and utmos: `wer_NAME`, `similarity_NAME` or the quality's name.
         utterances: how many recordings at most; words are counted on as many with English text.
         out: folder for `eval.json`, the page and its figures.
 
@@ -122,15 +129,25 @@ def eval_codec(
     if utterances < 1:
         raise UserError(f"--utterances {utterances}: at least 1 is needed")
     codec = load_codec(model_folder(model))
+    paths = parse_scorers(scorers)
+    listeners = Listeners(paths, model_folder(model), "en")
+    judges = [listeners.scorer(name) for name in paths]
     speakers, judge = Ge2eEncoder(load_ge2e()), Pocketsphinx()
     opened = None if store is None else WaveStore.open(store)
-    chosen = read_files(audio, utterances) if opened is None else held_out(opened, utterances)
+    if opened is not None:
+        chosen = held_out(opened, utterances)
+    elif is_list(audio):
+        chosen = read_listed(audio[0], utterances)
+    else:
+        chosen = read_files(audio, utterances)
     codecs, versions, missing = all_codecs(codec)
     originals = [one.wave for one in chosen.recordings]
     rebuilt = rebuild_all(codecs, originals)
     waves = {"original": originals} | {name: each.waves for name, each in rebuilt.items()}
     found: dict[str, Any] = {name: dict(each.about) for name, each in rebuilt.items()}
     found["original"] = {}
+    config = codec.config
+    found["ours"] |= {"tokens_per_second": config.frame_rate, "codebook": config.codebook_size}
     with bar("score", len(rebuilt) * chosen.scored, "waves") as progress:
         for name in rebuilt:
             pairs = originals[: chosen.scored], waves[name][: chosen.scored]
@@ -151,6 +168,9 @@ def eval_codec(
     texts = [chosen.recordings[i].text for i in chosen.spoken]
     for name, scores in word_scores(texts, spoken, partial(hear, judge)).items():
         found[name] |= scores
+    for one in judges:
+        for name, scores in judged(one, texts, spoken, waves, chosen.scored).items():
+            found[name] |= scores
     if opened is None:
         codes, counted = rebuilt["ours"].payloads, {"from": "the recordings"}
     else:
@@ -165,6 +185,7 @@ def eval_codec(
         "machine": machine(),
         "notes": list(NOTES),
         "not_measured": missing,
+        "judges": {one.name: one.source for one in judges},
     }
     if out is not None:
         shown = [sample(chosen, waves, i) for i in _spread(chosen.scored, SHOWN)]
@@ -255,12 +276,7 @@ def read_files(inputs: Sequence[Path], count: int) -> Chosen:
     recordings: list[Recording] = []
     for path in paths:
         try:
-            wave = read_audio(path, RATE)[0][: round(MAX_FILE_SECONDS * RATE)]
-            if len(wave) < 0.5 * RATE:
-                raise UserError(f"{path}: is shorter than half a second")
-            if np.abs(wave).max() < SILENT_PEAK:
-                raise UserError(f"{path}: is silent")
-            recordings.append(Recording(str(path), np.clip(wave, -1, 1), kind="given files"))
+            recordings.append(Recording(str(path), _usable(path), kind="given files"))
         except UserError as error:
             log(f"left out: {error}")
         if len(recordings) == count:
@@ -269,6 +285,52 @@ def read_files(inputs: Sequence[Path], count: int) -> Chosen:
         raise UserError(f"eval codec: none of {len(paths)} recordings is usable; give others")
     data = describe(recordings) | {"heard": "not known", "wer": None}
     return Chosen(recordings, len(recordings), [], data)
+
+
+def is_list(inputs: Sequence[Path]) -> bool:
+    """Whether what is given is one list of recordings with texts, or a folder of LibriSpeech."""
+    if len(inputs) != 1:
+        return False
+    (one,) = inputs
+    return one.suffix == ".lst" or (one.is_dir() and any(one.rglob("*.trans.txt")))
+
+
+def read_listed(path: Path, count: int) -> Chosen:
+    """The first `count` usable recordings of a list; the others are named and left out.
+
+    Raises:
+        UserError: as `lists.read_set`, or nothing is usable.
+    """
+    which, recordings = read_set(str(path)), []
+    for one in which.refused:
+        log(f"left out: {path}, line {one.line}: {one.reason}")
+    for item in which.items:
+        recording, text = item.spoken
+        try:
+            if recording is None:
+                raise UserError(f"{item.id}: the list has no recording of it")
+            wave = _usable(recording)
+        except UserError as error:
+            log(f"left out: {error}")
+            continue
+        language, kind = which.language, "given files"
+        recordings.append(Recording(item.id, wave, text, "", language, kind, which.name))
+        if len(recordings) == count:
+            break
+    if not recordings:
+        raise UserError(f"{path}: none of its recordings is usable; give another list")
+    data = describe(recordings) | {"heard": "not known", "wer": describe(recordings)}
+    return Chosen(recordings, len(recordings), list(range(len(recordings))), data)
+
+
+def _usable(path: Path) -> np.ndarray:
+    """A recording at 16 kHz, at most `MAX_FILE_SECONDS` of it; UserError if it is of no use."""
+    wave = read_audio(path, RATE)[0][: round(MAX_FILE_SECONDS * RATE)]
+    if len(wave) < 0.5 * RATE:
+        raise UserError(f"{path}: is shorter than half a second")
+    if np.abs(wave).max() < SILENT_PEAK:
+        raise UserError(f"{path}: is silent")
+    return np.clip(wave, -1, 1)
 
 
 def all_codecs(codec: BatchCodec) -> tuple[dict[str, WaveCodec], dict[str, str], dict[str, str]]:

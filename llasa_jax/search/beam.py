@@ -30,13 +30,14 @@ def beam_pools(
     *,
     seed: int,
     prompts: Sequence[Prompt | None] | None = None,
+    keys: Sequence[int] | None = None,
 ) -> tuple[list[Pool], float]:
     """A pool of ended takes for each text, and the seconds that it took.
 
     Every pool has `drawn`, the tokens of all that was tried, and `rounds`.
 
     Args:
-        references, prompts: as `Engine.pools`.
+        references, prompts, keys: as `Engine.pools`.
         weights: of the verifiers that lead the beam, as in `combined`.
 
     Raises:
@@ -50,26 +51,28 @@ def beam_pools(
     rows = engine.sampler.rows(len(texts), config.width)
     start = time.monotonic()
     tasks, pools = engine.tasks(texts, references, prompts), []
+    keys = range(len(tasks)) if keys is None else keys
     for first in range(0, len(tasks), rows):
-        pools += Beam(engine, tasks[first : first + rows], first, rows, config, weights, seed)()
+        part = slice(first, first + rows)
+        pools += Beam(engine, tasks[part], keys[part], rows, config, weights, seed)()
     return pools, time.monotonic() - start
 
 
 class Beam:
-    """The beams of a few texts, a row of slots each; `first` is the number of the first text."""
+    """The beams of a few texts, a row of slots each; `keys` are the texts' own."""
 
     def __init__(
         self,
         engine: Engine,
         tasks: Sequence[Task],
-        first: int,
+        keys: Sequence[int],
         rows: int,
         config: BeamConfig,
         weights: Mapping[str, float],
         seed: int,
     ):
         self.engine, self.tasks, self.config = engine, tasks, config
-        self.first, self.weights = first, weights
+        self.keys, self.weights = keys, weights
         ids = [task.ids for task in tasks]
         self.session = Session(
             engine.sampler,
@@ -87,7 +90,7 @@ class Beam:
         session.install({row: row for row in range(len(self.tasks))})
         session.begin(
             [
-                Start(row, column, self.first + row, BEAMS + column, *task.bounds)
+                Start(row, column, self.keys[row], BEAMS + column, *task.bounds)
                 for row, task in enumerate(self.tasks)
                 for column in range(config.width)
             ]
@@ -163,7 +166,7 @@ class Beam:
         parents, keys = np.zeros((2, *shape), np.int64)
         for row, chosen in enumerate(kept):
             parents[row] = np.repeat(chosen, samples)
-            keys[row] = self.first + row
+            keys[row] = self.keys[row]
         columns = np.broadcast_to(np.arange(shape[1]), shape)
         self.session.fork(
             parents, keys, BEAMS + turn * shape[1] + columns, columns % samples < ways

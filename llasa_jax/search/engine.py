@@ -20,7 +20,10 @@ SCORED_SECONDS = 2.56  # waves are padded to multiples of this before they are s
 
 
 class Prompt(NamedTuple):
-    """What was said before, as if by the same breath: its text and its codes int [T]."""
+    """What was said before, as if by the same breath: its text and its codes int [T].
+
+    Codes without a text are the beginning of the text that is to be spoken.
+    """
 
     text: str
     codes: np.ndarray
@@ -84,7 +87,8 @@ class Engine:
             if before is None:
                 ids = prompt(text)
             else:
-                known, ids = before.codes, prompt(f"{before.text} {text}", before.codes)
+                whole = f"{before.text} {text}".strip()
+                known, ids = before.codes, prompt(whole, before.codes)
             bounds = code_bounds(text, self.guards)
             found.append(Task(text, ids, known, bounds, targets))
         return found
@@ -97,6 +101,7 @@ class Engine:
         candidates: int,
         seed: int,
         prompts: Sequence[Prompt | None] | None = None,
+        keys: Sequence[int] | None = None,
     ) -> tuple[list[Pool], float]:
         """A pool of takes for each text, and the seconds that it took.
 
@@ -104,12 +109,14 @@ class Engine:
             references: for each text, what each verifier compares with (`Verifier.reference`).
             prompts: the voice in which each text is spoken, if any. The wave is that of prompt and
                 take decoded together, and what belongs to the prompt is cut off.
+            keys: a number for each text, on which its takes hang beside `seed`; default: its place.
         """
         start = time.monotonic()
         tasks = self.tasks(texts, references, prompts)
         numbers = [range(candidates)] * len(tasks)
         shape = self.sampler.shape([candidates] * len(tasks))
-        pools = self._pools(tasks, range(len(tasks)), numbers, seed, shape)
+        keys = range(len(tasks)) if keys is None else keys
+        pools = self._pools(tasks, keys, numbers, seed, shape)
         return pools, time.monotonic() - start
 
     def sequential(
@@ -258,6 +265,8 @@ class Engine:
             for one, target in zip(self.verifiers, task.targets, strict=True)
             if names is None or one.name in names
         ]
+        if not asked:
+            return {}
         verifiers, targets = zip(*asked, strict=True)
         scores = score_all(verifiers, Candidates(codes, padded, lengths), targets)
         return {name: np.asarray(values) for name, values in scores.items()}

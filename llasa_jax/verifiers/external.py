@@ -102,6 +102,42 @@ class Dnsmos:
         return np.array([np.nan if one is None else one for one in found], np.float32)
 
 
+class Utmos:
+    """UTMOS22's strong learner (Saeki et al. 2022), naturalness from 1 to 5, by torch.hub.
+
+    torch.hub fetches code and weights of `REPOSITORY` at the first use, and keeps them.
+
+    Raises:
+        UserError: if torch is not installed, or the model cannot be had.
+    """
+
+    name = "utmos"
+    REPOSITORY, MODEL = "tarepan/SpeechMOS:v1.2.0", "utmos22_strong"
+
+    def __init__(self):
+        if importlib.util.find_spec("torch") is None:
+            raise UserError("judge utmos: torch is not installed; run: pip install torch")
+        import torch
+
+        self._torch = torch
+        try:
+            self._model = torch.hub.load(self.REPOSITORY, self.MODEL, trust_repo=True).eval()
+        except Exception as error:  # of the network, and of code that is not ours
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise UserError(
+                f"judge utmos: {self.REPOSITORY} cannot be loaded ({reason}); fetch it by torch.hub"
+            ) from error
+
+    def scores(self, waves: Sequence[np.ndarray], text: str = "") -> np.ndarray:
+        """Naturalness float32 [N] of waves at 16 kHz; NaN of a wave without samples."""
+        found = []
+        with self._torch.inference_mode():
+            for wave in waves:
+                sound = self._torch.from_numpy(np.asarray(wave, np.float32)[None])
+                found.append(float(self._model(sound, RATE)[0]) if len(wave) else np.nan)
+        return np.array(found, np.float32)
+
+
 class Paraformer:
     """FunASR's Paraformer for Mandarin, which seed-tts-eval's Chinese sets are judged with.
 

@@ -53,27 +53,20 @@ def self_verifier(
         return _mean_of(decoder, jnp.take_along_axis(hidden, places[..., None], 1), labels)
 
     def start(params: dict, candidates: int, codes: int) -> dict:
-        room = len(before) + codes
-        shape = (candidates, config.layers, config.kv_heads, room, config.head_dim)
-        nothing = {
-            "keys": jnp.zeros(shape, config.compute_dtype),
-            "values": jnp.zeros(shape, config.compute_dtype),
-            "seen": jnp.zeros((candidates, room), bool),
-            "count": jnp.zeros(candidates, jnp.int32),
-        }
+        nothing = nothing_read(config, candidates, len(before) + codes)
         ids = jnp.broadcast_to(jnp.asarray(before), (candidates, len(before)))
         counts = jnp.full(candidates, len(before), jnp.int32)
-        return _read(nn.merge(graphdef, params), nothing, ids, counts)[1]
+        return read_on(nn.merge(graphdef, params), nothing, ids, counts)[1]
 
     def hear(params: dict, state: dict, codes: jax.Array, counts: jax.Array) -> dict:
         ids = codes + vocabulary.first_code
-        return _read(nn.merge(graphdef, params), state, ids, counts)[1]
+        return read_on(nn.merge(graphdef, params), state, ids, counts)[1]
 
     def score_heard(params: dict, state: dict, labels: jax.Array) -> jax.Array:
         decoder = nn.merge(graphdef, params)
         asked = jnp.concatenate([jnp.asarray(between), jnp.maximum(labels, 0)]).astype(jnp.int32)
         rows = jnp.broadcast_to(asked, (len(state["count"]), len(asked)))
-        hidden, _ = _read(decoder, state, rows, jnp.zeros_like(state["count"]))
+        hidden, _ = read_on(decoder, state, rows, jnp.zeros_like(state["count"]))
         return _mean_of(decoder, hidden[:, len(between) - 1 : -1], labels)
 
     def reference(text: str, wave: np.ndarray | None) -> np.ndarray:
@@ -93,7 +86,18 @@ def _mean_of(decoder: Decoder, asking: jax.Array, labels: jax.Array) -> jax.Arra
     return (jax.lax.map(of_one, asking) * weight).sum(1) / weight.sum()
 
 
-def _read(
+def nothing_read(config: DecoderConfig, candidates: int, room: int) -> dict:
+    """The state of so many candidates before the first id, with room for so many ids each."""
+    shape = (candidates, config.layers, config.kv_heads, room, config.head_dim)
+    return {
+        "keys": jnp.zeros(shape, config.compute_dtype),
+        "values": jnp.zeros(shape, config.compute_dtype),
+        "seen": jnp.zeros((candidates, room), bool),
+        "count": jnp.zeros(candidates, jnp.int32),
+    }
+
+
+def read_on(
     decoder: Decoder, state: dict, ids: jax.Array, counts: jax.Array
 ) -> tuple[jax.Array, dict]:
     """Hidden states [N, M, D] of ids [N, M] after what is kept, and the state with `counts` more.

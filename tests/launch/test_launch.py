@@ -220,3 +220,72 @@ def test_pins_satisfy_what_the_package_asks_for(extra, file):
 
 def test_the_check_of_every_change_is_the_parity_suite():
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "bash launch/test.sh --parity"
+
+
+@pytest.fixture
+def paper(checkout):
+    """A checkout with stand-ins for `llasa` and for what fetches."""
+    (checkout.bin / "llasa").write_text(
+        '#!/bin/bash\necho "$*" >> "$(dirname "$0")/log"\nout=; sort="$1 $2"\n'
+        'while [ $# -gt 0 ]; do [ "$1" = --out ] && out="$2"; shift; done\n'
+        'case "$sort" in convert*) mkdir -p "$out"\n'
+        'case "$sort" in *xcodec2) part=codec ;; *) part=lm ;; esac\n'
+        'touch "$out/$part.safetensors" ;; "eval paper") echo table ;; "plan"*) echo {} ;; esac\n'
+    )
+    (checkout.bin / "hf").write_text(
+        '#!/bin/bash\necho "hf $2" >> "$(dirname "$0")/log"\nmkdir "$4"\n'
+    )
+    (checkout.bin / "hf").chmod(0o755)
+    checkout.run("quickstart.sh")
+    checkout.log()
+    weights = checkout.root / "run/weights"
+    weights.mkdir(parents=True)
+    (weights / "wavlm_large_finetune.pth").touch()
+    (checkout.root / "run/seedtts_testset").mkdir()
+    return checkout
+
+
+def test_the_paper_is_fetched_once_spoken_and_compared(paper):
+    done = paper.run("paper.sh", "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "table"
+    lines = paper.log()
+    fetched = [line for line in lines if line.startswith("hf")]
+    assert fetched == [
+        "hf HKUSTAudio/Llasa-1B",
+        "hf HKUSTAudio/Llasa-3B",
+        "hf HKUSTAudio/Llasa-8B",
+        "hf HKUSTAudio/xcodec2-hf",
+        "hf openai/whisper-large-v3",
+    ]
+    converted = [line for line in lines if line.startswith("convert")]
+    assert converted[:2] == [
+        "convert run/weights/xcodec2 --out run/models/llasa-1b",
+        "convert run/weights/llasa-1b --out run/models/llasa-1b",
+    ]
+    spoken = [line for line in lines if line.startswith("eval tts")]
+    assert [line.split()[2] for line in spoken] == [
+        f"run/seedtts_testset/{name}.lst" for name in ("en/meta", "zh/meta", "zh/hardcase")
+    ]
+    assert all(line.count("--model run/models/llasa-") == 3 for line in spoken)
+    assert "--select whisper-wer" in spoken[0] and "truth,codec,direct" in spoken[0]
+    assert "--scorer paraformer " in spoken[1] and "truth" not in spoken[2]
+    assert lines[-1] == "eval paper run"
+
+    again = paper.run("paper.sh", "run")
+    assert again.returncode == 0
+    assert not [line for line in paper.log() if line.startswith(("hf", "convert"))]
+
+
+def test_the_paper_script_does_less_when_asked_and_refuses_what_it_does_not_know(paper):
+    paper.environment |= {"PAPER_MODELS": "llasa-1b", "PAPER_SETS": "en", "PAPER_OPTIONS": "--x 2"}
+    assert paper.run("paper.sh", "run").returncode == 0
+    (spoken,) = (line for line in paper.log() if line.startswith("eval tts"))
+    assert spoken.endswith("--out run/results/en --x 2") and spoken.count("--model") == 1
+    paper.environment["PAPER_SETS"] = "nl"
+    done = paper.run("paper.sh", "run")
+    assert done.returncode == 2 and "PAPER_SETS: nl is none of en" in done.stderr
+    (paper.bin / "hf").write_text("#!/bin/bash\nexit 1\n")
+    shutil.rmtree(paper.root / "run/weights/whisper-large-v3")
+    done = paper.run("paper.sh", "run")
+    assert done.returncode == 2 and "cannot fetch openai/whisper-large-v3" in done.stderr

@@ -200,3 +200,36 @@ def test_streaming_is_scored_on_what_does_not_fit_into_a_chunk(model):
     assert found["stream_si_sdr_utterances"] == 1 and found["stream_latency"] == 3
     assert 0 < found["stream_si_sdr"] < 60
     assert recipe.stream_scores(codec, codes[:1])["stream_si_sdr"] is None
+
+
+def test_a_list_with_texts_gives_the_columns_of_table_1(model, tmp_path, monkeypatch, capsys):
+    from llasa_jax.evaluation import scorers
+
+    class Quality:
+        def scores(self, waves, text=""):
+            return np.array([np.nan, *[3.5] * (len(waves) - 1)], np.float32)
+
+    monkeypatch.setattr(scorers, "Utmos", Quality)
+    monkeypatch.setattr(scorers, "Pocketsphinx", Judge)
+    for name in "abc":
+        wave = 0.3 * np.sin(np.arange(16000) * (0.1 + ord(name) / 1000))
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000)
+    lines = ("a|amber|a.wav", "b|other words|b.wav", "c|amber bell|c.wav", "d|gone|d.wav", "bad")
+    (tmp_path / "some.lst").write_text("\n".join(lines))
+    line = ["eval", "codec", tmp_path / "some.lst", "--model", model, "--out", tmp_path / "o"]
+    line += ["--scorer", "pocketsphinx", "--scorer", "utmos"]
+    assert main([*map(str, line), "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["data"]["utterances"] == 3 and found["data"]["wer"]["utterances"] == 3
+    assert "d.wav" in captured.err and "line 5" in captured.err
+    ours = found["ours"]
+    assert ours["tokens_per_second"] == 50 and ours["codebook"] == 60
+    assert ours["wer"] == ours["wer_pocketsphinx"] == pytest.approx(3 / 5)
+    assert ours["utmos"] == 3.5 and ours["utmos_utterances"] == 2
+    assert set(found["judges"]) == {"pocketsphinx", "utmos"}
+    table = codec_report.paper_table(found)
+    by_name = {row[0]: row for row in table.rows}
+    assert by_name["Ours"][1:3] == ("50", "60") and by_name["Ours"][-2] == "3.50"
+    assert by_name["Ye et al. 2025: X-codec2, 50"][3] == "2.47"
+    assert "table 1" in (tmp_path / "o" / "codecs.html").read_text()
