@@ -16,8 +16,10 @@ from llasa_jax.config.codec import (
 )
 from llasa_jax.config.data import (
     DataRun,
+    DistilRun,
     ExampleKind,
     FilterConfig,
+    SelectConfig,
     SourceConfig,
 )
 from llasa_jax.config.lm import (
@@ -73,6 +75,7 @@ __all__ = [
     "DecoderConfig",
     "DecoderRun",
     "DiscriminatorConfig",
+    "DistilRun",
     "Emotion2vecConfig",
     "ExampleKind",
     "FilterConfig",
@@ -87,6 +90,7 @@ __all__ = [
     "RecogniserRun",
     "RopeScaling",
     "SamplerConfig",
+    "SelectConfig",
     "SemanticConfig",
     "SourceConfig",
     "SpeakerConfig",
