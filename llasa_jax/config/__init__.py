@@ -42,6 +42,7 @@ from llasa_jax.config.runs import (
     CodecRun,
     DecoderRun,
     GanConfig,
+    GrpoRun,
     RecogniserRun,
     SpeakerRun,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "ExampleKind",
     "FilterConfig",
     "GanConfig",
+    "GrpoRun",
     "GuardConfig",
     "GuideConfig",
     "HubertConfig",
