@@ -31,12 +31,13 @@ def _run_train(options) -> None:
     from llasa_jax.recipes.stages import model_folder, train_language, train_verifier
     from llasa_jax.recipes.start import start
 
-    kinds = DecoderRun | GrpoRun | RecogniserRun | SpeakerRun
+    kinds = DecoderRun | RecogniserRun | SpeakerRun | GrpoRun
     run = load_config(options.config, kinds, options.set)
     wanted = {DecoderRun: "tokens", GrpoRun: "sentences"}.get(type(run), "store")
-    given = [n for n in ("tokens", "store", "sentences") if getattr(options, n) is not None]
+    names = ("tokens", "store", "sentences")
+    given = [name for name in names if getattr(options, name) is not None]
     if given != [wanted] and (given or wanted != "sentences"):  # which there are without a file
-        others = ", ".join(f"--{name}" for name in given if name != wanted) or "nothing"
+        others = " or ".join(f"--{name}" for name in names if name != wanted)
         raise UserError(f"train {options.config}: is trained on --{wanted}, not on {others}")
     start(run.train)
     model = options.model or options.out / "model"
