@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from llasa_jax.cli.common import command
+from llasa_jax.cli.common import MODEL, command, seed, settings
 from llasa_jax.errors import UserError
 
 
@@ -31,6 +31,16 @@ def add_data(commands) -> None:
         'run it as an Apache Beam pipeline, with Beam\'s own options ("--runner=FlinkRunner ...")'
     )
     part.add_argument("--beam", default=None, metavar="OPTIONS", help=help)
+
+    text = "Speak sentences many times and keep the takes that verifiers prefer, as token rows."
+    part = command(parts, "distil", _run_distil, text)
+    settings(part)
+    part.add_argument("--model", type=Path, default=None, help=MODEL)
+    help = "a file with one sentence a line (default: training ones of the shipped voice's corpus)"
+    part.add_argument("--sentences", type=Path, default=None, metavar="FILE", help=help)
+    help = "folder for the rows; several processes may run the same command"
+    part.add_argument("--out", type=Path, required=True, help=help)
+    seed(part)
 
     text = "Find what is wrong with token rows, and how to mend it; exit status 1 if anything is."
     part = command(parts, "check", _run_check, text)
@@ -60,6 +70,17 @@ def _run_stats(options) -> None:
 
     found = data_stats(options.folder, options.out)
     print(json.dumps(found, sort_keys=True) if options.json else lines(found))
+
+
+def _run_distil(options) -> None:
+    from llasa_jax.config import DistilRun, load_config
+    from llasa_jax.recipes.distil import distil
+    from llasa_jax.recipes.stages import shipped_model
+
+    run = load_config(options.config, DistilRun, options.set)
+    where = options.model or shipped_model(), options.out
+    found = distil(run, *where, sentences=options.sentences, seed=options.seed)
+    print(json.dumps(found, indent=1, sort_keys=True))
 
 
 def _run_prepare(options) -> None:

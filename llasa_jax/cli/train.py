@@ -8,7 +8,7 @@ from llasa_jax.errors import UserError
 
 
 def add_train(commands) -> None:
-    text = "Train a language model on token rows; or a verifier on a prepared corpus."
+    text = "Train a language model on token rows or on its own takes; or a verifier on a corpus."
     parser = command(commands, "train", _run_train, text)
     settings(parser)
     help = "of a language model: folder or gs:// address of token rows that `data prepare` wrote"
@@ -20,21 +20,32 @@ def add_train(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     help = "model to begin with: a model folder, or a Llama in Hugging Face's layout, also of text"
     parser.add_argument("--init", type=Path, default=None, metavar="FOLDER", help=help)
+    help = "of a model's own takes: one a line (default: those of the shipped voice's corpus)"
+    parser.add_argument("--sentences", type=Path, default=None, metavar="FILE", help=help)
     seed(parser)
 
 
 def _run_train(options) -> None:
-    from llasa_jax.config import DecoderRun, RecogniserRun, SpeakerRun, load_config
+    from llasa_jax.config import DecoderRun, GrpoRun, RecogniserRun, SpeakerRun, load_config
+    from llasa_jax.recipes.grpo import train_grpo
     from llasa_jax.recipes.stages import model_folder, train_language, train_verifier
     from llasa_jax.recipes.start import start
 
-    run = load_config(options.config, DecoderRun | RecogniserRun | SpeakerRun, options.set)
-    wanted, other = ("tokens", "store") if isinstance(run, DecoderRun) else ("store", "tokens")
-    if getattr(options, wanted) is None or getattr(options, other) is not None:
-        raise UserError(f"train {options.config}: is trained on --{wanted}, not on --{other}")
+    kinds = DecoderRun | RecogniserRun | SpeakerRun | GrpoRun
+    run = load_config(options.config, kinds, options.set)
+    wanted = {DecoderRun: "tokens", GrpoRun: "sentences"}.get(type(run), "store")
+    names = ("tokens", "store", "sentences")
+    given = [name for name in names if getattr(options, name) is not None]
+    if given != [wanted] and (given or wanted != "sentences"):  # which there are without a file
+        others = " or ".join(f"--{name}" for name in names if name != wanted)
+        raise UserError(f"train {options.config}: is trained on --{wanted}, not on {others}")
     start(run.train)
     model = options.model or options.out / "model"
-    if isinstance(run, DecoderRun):
+    if isinstance(run, GrpoRun):
+        where = (options.out, model_folder(model))
+        files = {"init": options.init or where[1], "sentences": options.sentences}
+        train_grpo(run, *where, seed=options.seed, **files)
+    elif isinstance(run, DecoderRun):
         where = (options.tokens, options.out, model_folder(model))
         train_language(run, *where, seed=options.seed, init=options.init)
     else:

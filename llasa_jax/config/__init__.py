@@ -16,8 +16,10 @@ from llasa_jax.config.codec import (
 )
 from llasa_jax.config.data import (
     DataRun,
+    DistilRun,
     ExampleKind,
     FilterConfig,
+    SelectConfig,
     SourceConfig,
 )
 from llasa_jax.config.lm import (
@@ -40,6 +42,7 @@ from llasa_jax.config.runs import (
     CodecRun,
     DecoderRun,
     GanConfig,
+    GrpoRun,
     RecogniserRun,
     SpeakerRun,
 )
@@ -73,10 +76,12 @@ __all__ = [
     "DecoderConfig",
     "DecoderRun",
     "DiscriminatorConfig",
+    "DistilRun",
     "Emotion2vecConfig",
     "ExampleKind",
     "FilterConfig",
     "GanConfig",
+    "GrpoRun",
     "GuardConfig",
     "GuideConfig",
     "HubertConfig",
@@ -87,6 +92,7 @@ __all__ = [
     "RecogniserRun",
     "RopeScaling",
     "SamplerConfig",
+    "SelectConfig",
     "SemanticConfig",
     "SourceConfig",
     "SpeakerConfig",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llasa_jax.config.checks import require
+from llasa_jax.config.search import SamplerConfig
 
 ExampleKind = Literal["generation", "understanding", "text"]
 
@@ -85,3 +86,51 @@ class SourceConfig:
 
     def __post_init__(self):
         require(self.weight > 0, "sources.weight: must be above 0; leave the source out instead")
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """What a verifier counts in a choice: the weight of its score, and what a take must reach."""
+
+    verifier: str = "content"
+    weight: float = 1.0
+    least: float | None = None
+
+    def __post_init__(self):
+        require(self.weight >= 0, "select.weight: must not be negative")
+
+
+@dataclass(frozen=True)
+class DistilRun:
+    """`llasa data distil`: a model's own takes that verifiers prefer, as rows to train it on.
+
+    Attributes:
+        sentences: how many are spoken, at most; all voices in turn.
+        candidates: takes of each.
+        keep: how many of them are kept, at most: the best that no guard refused.
+        select: verifiers that choose. Their weights apply to scores as they are.
+        gain: by how much a kept take must exceed the median of its sentence's takes. Where all
+            are alike there is nothing to learn.
+        sampler: how takes are drawn; None: as the model says.
+        slots: takes that are drawn at once.
+        item: sentences that are spoken before they are kept, by one process.
+        row: positions of a row.
+    """
+
+    sentences: int = 2000
+    candidates: int = 16
+    keep: int = 3
+    select: tuple[SelectConfig, ...] = (SelectConfig(),)
+    gain: float = 0.0
+    sampler: SamplerConfig | None = None
+    slots: int = 128
+    item: int = 32
+    row: int = 512
+
+    def __post_init__(self):
+        sizes = (self.sentences, self.candidates, self.slots, self.item, self.row)
+        require(min(sizes) > 0, "distil: sizes above 0")
+        require(0 < self.keep <= self.candidates, "distil.keep: from 1 to the candidates")
+        names = [one.verifier for one in self.select]
+        require(len(set(names)) == len(names) > 0, "distil.select: verifiers, each once")
+        require(self.gain >= 0, "distil.gain: must not be negative")

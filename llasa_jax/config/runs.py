@@ -5,7 +5,7 @@ from typing import Literal
 
 from llasa_jax.config.checks import require
 from llasa_jax.config.codec import CodecConfig, DiscriminatorConfig
-from llasa_jax.config.data import SourceConfig
+from llasa_jax.config.data import SelectConfig, SourceConfig
 from llasa_jax.config.lm import DecoderConfig, GuideConfig
 from llasa_jax.config.training import OptimizerConfig, TrainConfig
 from llasa_jax.config.verifiers import RecogniserConfig, SpeakerConfig
@@ -105,6 +105,53 @@ class DecoderRun:
         if self.guide is not None:
             ok = max(self.guide.layers) < self.lm.layers and self.guide.head < self.lm.heads
             require(ok, f"guide: lm has {self.lm.layers} layers of {self.lm.heads} heads")
+
+
+@dataclass(frozen=True)
+class GrpoRun:
+    """`llasa train`: the language model learns from its own takes (`training.grpo`).
+
+    `sentences` at most are spoken, by all voices in turn, in groups of `group` takes. A rollout is
+    as many takes as `updates` steps of `train.batch` learn from. The policy is that of
+    `temperature`; a step leaves it unchanged where it is `clip` away from the one that drew. `kl`
+    is the weight of the divergence from the model that the run began with; 0: none is computed.
+
+    The reward is the weighted sum of what `select`'s verifiers say, at least `least` of each; a
+    take that a guard refused gets all the least.
+
+    `row` ids hold a take and its prompt, `codes` of a take are learned at most, and the loss takes
+    `loss_chunk` of them at a time.
+    """
+
+    lm: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    sentences: int = 20000
+    group: int = 8
+    updates: int = 1
+    temperature: float = 1.0
+    clip: float = 0.2
+    kl: float = 0.0
+    select: tuple[SelectConfig, ...] = (SelectConfig(least=-4.0),)
+    row: int = 512
+    codes: int = 256
+    loss_chunk: int = 32
+
+    def __post_init__(self):
+        sizes = (self.sentences, self.updates, self.row, self.codes, self.loss_chunk)
+        require(min(sizes) > 0 and self.group > 1, "grpo: sizes above 0, a group of at least 2")
+        takes = self.train.batch * self.updates
+        ok = takes % self.group == 0
+        require(ok, f"group: {takes} takes of a rollout are no whole number of {self.group}")
+        require(self.temperature > 0, "temperature: must be positive")
+        require(0 < self.clip < 1 and self.kl >= 0, "clip: in (0, 1); kl: not negative")
+        ok = bool(self.select) and all(one.least is not None for one in self.select)
+        require(ok, "select: verifiers, each with the `least` that a failed take gets")
+        require(self.lm.lora is None, "lm.lora: is for likelihood; GRPO trains whole models")
+
+    @property
+    def prompts(self) -> int:
+        """Sentences of a rollout."""
+        return self.train.batch * self.updates // self.group
 
 
 @dataclass(frozen=True)

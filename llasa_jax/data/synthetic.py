@@ -145,8 +145,12 @@ class FliteEnglish(FliteCorpus):
 
     def held_out(self, count: int) -> list[str]:
         """Sentences of the test split, which no length of the corpus trains on."""
+        return self.sentences("test", count)
+
+    def sentences(self, split: Split, count: int) -> list[str]:
+        """The first single sentences of a split, of the longest corpus that there could be."""
         texts = [text for _, text in self._plan() if ". " not in text]
-        return [text for text in texts if self._split(text) == "test"][:count]
+        return [text for text in texts if self._split(text) == split][:count]
 
     def speak(self, text: str, name: str) -> tuple[np.ndarray, int]:
         """The wave of a text said by the identity of that name, and its sample rate."""

@@ -211,14 +211,23 @@ class Vocabulary:
         return np.concatenate([before, heard, between])
 
     def example(
-        self, text: str, codes: Sequence[int] | np.ndarray, direction: Direction = "generation"
+        self,
+        text: str,
+        codes: Sequence[int] | np.ndarray,
+        direction: Direction = "generation",
+        known: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """A whole training sequence: ids int32 [n] and loss weights float32 [n].
 
         `weights[i]` is that of predicting `ids[i]`: 1 for START, the codes and END of generated
-        speech, or for the text and END of a transcript; else 0.
+        speech, or for the text and END of a transcript; else 0. So it is for START and the first
+        `known` codes of generated speech, where they are a prompt's that the model goes on from.
         """
-        return self.assemble(self.encode_text(text), codes, direction)
+        ids, weights = self.assemble(self.encode_text(text), codes, direction)
+        if known:
+            start = int(np.flatnonzero(ids == self.speech_start)[0])
+            weights[start : start + 1 + known] = 0
+        return ids, weights
 
     def assemble(
         self,

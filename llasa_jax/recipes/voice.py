@@ -8,7 +8,7 @@ import numpy as np
 
 from llasa_jax import nn
 from llasa_jax.audio.io import write_audio
-from llasa_jax.config import GuardConfig
+from llasa_jax.config import GuardConfig, SamplerConfig
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
@@ -31,11 +31,15 @@ MAX_CANDIDATES = 256
 class Voice:
     """The engine of a model folder, with content and speaker verifiers.
 
+    Args:
+        slots: takes that are drawn at once.
+        sampling: how takes are drawn; None: as the model says.
+
     Raises:
         UserError: if a part of the model is missing, damaged or of another configuration.
     """
 
-    def __init__(self, model: Path, *, slots: int = 64):
+    def __init__(self, model: Path, *, slots: int = 64, sampling: SamplerConfig | None = None):
         model = stages.model_folder(model)
         config, params, vocabulary, about = stages.load_language(model)
         graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
@@ -53,7 +57,7 @@ class Voice:
         self.voices = load_voices(model) or {
             name: NamedVoice(name, means[name].tolist()) for name in learned if name in means
         }
-        self.sampling = stages.load_sampling(model)
+        self.sampling = sampling or stages.load_sampling(model)
         self.guards = guards(codec.config.frame_rate, about.get("pace"))
         self.slots = slots
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)

@@ -121,6 +121,34 @@ def best_of(pool: Pool, weights: Mapping[str, float], *, standardise: bool = Tru
     return ranking(pool, weights, standardise=standardise)[0]
 
 
+def worth_learning(
+    pool: Pool,
+    weights: Mapping[str, float],
+    thresholds: Mapping[str, float],
+    *,
+    gain: float = 0.0,
+    most: int,
+) -> list[int]:
+    """Places of the takes that a model should learn to say first (best-of-N fine-tuning), best
+    first.
+
+    Args:
+        thresholds: what each of these verifiers must give a take (`accepted`).
+        gain: by how much a take's weighted scores must exceed the median of the pool's.
+        most: at most so many; of equal takes one counts.
+
+    Raises:
+        UserError: as `combined`.
+    """
+    totals = combined(pool.scores, weights, pool.statuses, standardise=False)
+    fine = accepted(pool, thresholds) & (totals >= np.median(totals) + gain)
+    found: dict[bytes, int] = {}
+    for place in ranking(pool, weights, standardise=False):
+        if fine[place]:
+            found.setdefault(np.asarray(pool.takes[place].codes, np.int32).tobytes(), place)
+    return list(found.values())[:most]
+
+
 def accepted(pool: Pool, thresholds: Mapping[str, float]) -> np.ndarray:
     """Which takes no guard refused and all named verifiers give at least so much: bool [takes].
 

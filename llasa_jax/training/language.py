@@ -70,14 +70,6 @@ def language_objective(
             return {}
         return {"guide": run.guide.weight * jnp.maximum(1 - progress / run.guide.until, 0)}
 
-    def working(params: dict) -> dict:
-        """The layers' matrices as products take them; norms stay, and so does the table, whose
-        gradient adds up over chunks."""
-        dtype = jnp.dtype(run.lm.compute_dtype)
-        cast = lambda p: p.astype(dtype) if p.ndim > 2 else p  # noqa: E731 (stacked: [L, ...])
-        name = "layers" if run.lm.lora is None else "adapters"
-        return params | {name: jax.tree.map(cast, params[name])}
-
     return Objective(
         "language model",
         init,
@@ -87,10 +79,19 @@ def language_objective(
         frozen=frozen,
         scheduled=scheduled,
         weight=lambda batch: batch["weights"].sum(),
-        working=working,
+        working=lambda params: working_parameters(run.lm, params),
         work=lambda batch: row_work(run.lm, batch),
         about=to_dict(run),
     )
+
+
+def working_parameters(config: DecoderConfig, params: dict) -> dict:
+    """The layers' matrices as products take them; norms stay, and so does the table, whose
+    gradient adds up over chunks."""
+    dtype = jnp.dtype(config.compute_dtype)
+    cast = lambda p: p.astype(dtype) if p.ndim > 2 else p  # noqa: E731 (stacked: [L, ...])
+    name = "layers" if config.lora is None else "adapters"
+    return params | {name: jax.tree.map(cast, params[name])}
 
 
 def row_work(config: DecoderConfig, batch: dict) -> Work:

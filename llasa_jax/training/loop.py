@@ -55,9 +55,13 @@ class Fitted:
     steps: int
 
 
+# Batches by number; or, of a model that learns from what itself does, by its parameters and number.
+Batches = grain.MapDataset | Callable[[dict, int], dict]
+
+
 def fit(
     objective: Objective,
-    batches: grain.MapDataset,
+    batches: Batches,
     config: TrainConfig,
     folder: Path,
     *,
@@ -69,7 +73,9 @@ def fit(
 
     Args:
         batches: element i is this process's rows of step i's batch, a dict of arrays: a pure
-            function of i, so that a resumed run sees what the undisturbed one sees.
+            function of i, so that a resumed run sees what the undisturbed one sees. Or a function
+            (parameters, i) that makes it: of the parameters after step i, on the mesh, alone, or of
+            those of an earlier step if it remembers what it made of them over a restart.
         validate: (parameters, step) -> metrics, called every `valid_every` steps and at the end;
             the parameters are the trained ones and `objective.frozen`, side by side on the mesh.
         budget: seconds for this run, compiling included. A machine too slow for `steps` in them
@@ -138,7 +144,7 @@ class _Run:
     def __init__(
         self,
         objective: Objective,
-        batches: grain.MapDataset,
+        batches: Batches,
         config: TrainConfig,
         folder: Path,
         seed: int,
@@ -146,6 +152,7 @@ class _Run:
         mesh: Mesh,
     ):
         self.objective, self.batches, self.config = objective, batches, config
+        self.reads = isinstance(batches, grain.MapDataset)
         self.seed, self.mesh = seed, mesh
         self.plan, self.events = Plan.open(folder, config, seed), Events(folder)
         keep = Keep(config.keep, config.keep_every, config.keep_best)
@@ -189,9 +196,7 @@ class _Run:
         return 1 + (self.meter.step if doing == "useful" else self.step)
 
     def take_step(self) -> None:
-        if self.feed is None:
-            self.feed = Feed(self._load(), self.ledger)
-        batch, work = self.feed.next(self.meter)
+        batch, work = self._next() if self.reads else self._make()
         learners = learning(self.objective, self.state, self.step / self.plan.steps)
         parts = frozenset(learners)
         with self.ledger.spent("useful" if parts in self.compiled else "compile"):
@@ -202,12 +207,28 @@ class _Run:
         self.step += 1
         self.meter.push(metrics, work)
 
+    def _next(self) -> tuple[dict, Work | None]:
+        """The next batch of those that a thread loads."""
+        if self.feed is None:
+            self.feed = Feed(self._load(), self.ledger)
+        return self.feed.next(self.meter)
+
+    def _make(self) -> tuple[dict, Work | None]:
+        """The next batch, of the parameters as they are now."""
+        jax.block_until_ready(self.state)
+        with self.ledger.spent("data"):
+            batch = self.batches(self.state["model"]["params"], self.step + self.moved)
+        return self._placed(batch)
+
+    def _placed(self, batch: dict) -> tuple[dict, Work | None]:
+        work = None if self.objective.work is None else self.objective.work(batch)
+        return place_batch(self.objective, self.mesh, batch), work
+
     def _load(self) -> Iterator[tuple[dict, Work | None]]:
         """The batches from here on, on the mesh."""
         rest = self.batches[self.step + self.moved : self.plan.steps + self.moved]
         for batch in rest.to_iter_dataset(READING):
-            work = None if self.objective.work is None else self.objective.work(batch)
-            yield place_batch(self.objective, self.mesh, batch), work
+            yield self._placed(batch)
 
     def validated(self, validate: Callable[[dict, int], dict]) -> dict[str, float]:
         with self.ledger.spent("validation"), jax.set_mesh(self.mesh):
