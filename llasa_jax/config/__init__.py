@@ -43,6 +43,10 @@ from llasa_jax.config.runs import (
     RecogniserRun,
     SpeakerRun,
 )
+from llasa_jax.config.scaling import (
+    RungConfig,
+    SweepPlan,
+)
 from llasa_jax.config.search import (
     BeamConfig,
     GuardConfig,
@@ -86,6 +90,7 @@ __all__ = [
     "RecogniserConfig",
     "RecogniserRun",
     "RopeScaling",
+    "RungConfig",
     "SamplerConfig",
     "SemanticConfig",
     "SourceConfig",
@@ -93,6 +98,7 @@ __all__ = [
     "SpeakerRun",
     "SpectralConfig",
     "SpeechConfig",
+    "SweepPlan",
     "TrainConfig",
     "TransformerConfig",
     "WavlmConfig",
