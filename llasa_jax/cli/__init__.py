@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from llasa_jax import __version__
-from llasa_jax.cli import codec, data, evaluate, measure, speak, train
+from llasa_jax.cli import codec, data, evaluate, measure, scale, speak, train
 from llasa_jax.cli.common import Parser
 from llasa_jax.errors import Saved, UserError
 
@@ -62,6 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
         evaluate.add_eval,
         measure.add_curve,
         measure.add_bench,
+        scale.add_sweep,
+        scale.add_fit,
     ):
         add(commands)
     return parser

@@ -46,6 +46,10 @@ from llasa_jax.config.runs import (
     RecogniserRun,
     SpeakerRun,
 )
+from llasa_jax.config.scaling import (
+    RungConfig,
+    SweepPlan,
+)
 from llasa_jax.config.search import (
     BeamConfig,
     GuardConfig,
@@ -91,6 +95,7 @@ __all__ = [
     "RecogniserConfig",
     "RecogniserRun",
     "RopeScaling",
+    "RungConfig",
     "SamplerConfig",
     "SelectConfig",
     "SemanticConfig",
@@ -99,6 +104,7 @@ __all__ = [
     "SpeakerRun",
     "SpectralConfig",
     "SpeechConfig",
+    "SweepPlan",
     "TrainConfig",
     "TransformerConfig",
     "WavlmConfig",

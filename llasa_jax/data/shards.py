@@ -290,6 +290,10 @@ class TokenShards:
                 raise UserError(f"shard {folder / name} is missing or torn; prepare the data again")
         return shards
 
+    def part(self, rows: int) -> "TokenShards":
+        """So many of the rows, spread evenly (a shard begins with its longest examples)."""
+        return _Part(self, rows) if rows < len(self) else self
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
@@ -309,9 +313,10 @@ class TokenShards:
             UserError: a shard is damaged; it is named.
         """
         indices = np.asarray(indices, np.int64)
-        indices = np.where(indices < 0, indices + len(self), indices)
-        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
-            raise IndexError(f"rows {indices} of {len(self)}")
+        rows = int(self._ends[-1])
+        indices = np.where(indices < 0, indices + rows, indices)
+        if indices.size and not 0 <= indices.min() <= indices.max() < rows:
+            raise IndexError(f"rows {indices} of {rows}")
         number = np.searchsorted(self._ends, indices, side="right")
         records = [b""] * len(indices)
         for shard in np.unique(number).tolist():
@@ -354,3 +359,23 @@ class TokenShards:
 
     def __repr__(self) -> str:
         return f"TokenShards({self.folder.name}, {len(self)} rows of {self.row})"
+
+
+class _Part(TokenShards):
+    """Rows spread over those of `whole`; its manifest is that of all."""
+
+    def __init__(self, whole: TokenShards, rows: int) -> None:
+        super().__init__(whole.folder, whole.manifest)
+        self._chosen = np.arange(rows) * len(whole) // rows
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        return super().read(self._chosen[np.asarray(indices, np.int64)])
+
+    def about(self) -> Iterator[dict[str, Any]]:
+        place = {row: number for number, row in enumerate(self._chosen.tolist())}
+        for one in super().about():
+            if one["row"] in place:
+                yield one | {"row": place[one["row"]]}

@@ -21,15 +21,16 @@ def describe_curve(rows: Sequence[Mapping[str, Any]], seconds: Mapping[int, floa
 
     Args:
         rows: of each sentence its `points` (what was kept: `LABEL`, "status", "scores", "tokens",
-            "takes", "flops", "errors", "words", "similarity", "judge") and the `statuses` of all
-            takes.
+            "takes", "flops", "sound", "errors", "words", "similarity", "judge") and the `statuses`
+            of all takes.
         seconds: a sentence, by N, of the points that are not matched to another.
 
     Returns:
         `points`, each with word error and similarity of what was kept and their 95 % intervals over
         sentences, failures with the rate that they are under, and means a sentence of tokens,
-        seconds and decoder FLOPs; `differences` in word error between two points on the same
-        sentences; `sentences`; `all_takes`: failures before the choice.
+        seconds, decoder FLOPs and `sound`, the seconds of what was kept; `differences` in word
+        error between two points on the same sentences; `sentences`; `all_takes`: failures before
+        the choice.
     """
     by_point = [[row["points"][i] for row in rows] for i in range(len(rows[0]["points"]))]
     points = [_point(kept, seconds) for kept in by_point]
@@ -63,7 +64,7 @@ def _point(kept: Sequence[Mapping[str, Any]], seconds: Mapping[int, float]) -> d
             name: _mean(kept, lambda k, name=name: k["scores"][name]) for name in first["scores"]
         },
     }
-    for name in ("tokens", "takes", "flops"):
+    for name in ("tokens", "takes", "flops", "sound"):
         point[name] = _mean(kept, lambda one, name=name: one[name])
     point["seconds"] = None if first["matched_to"] else seconds[first["n"]]
     return point

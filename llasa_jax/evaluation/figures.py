@@ -64,7 +64,7 @@ THEMES = {
 TOGETHER = {"loss": "training", "valid_loss": "validation", "valid_nats": "validation"}
 POINT_KEYS = frozenset(
     "n judge judge_wer judge_wer_interval similarity similarity_interval seconds failures beams "
-    "step_tokens prefix_seconds failures_under tokens takes flops".split()
+    "step_tokens prefix_seconds failures_under tokens takes flops sound".split()
 )
 
 

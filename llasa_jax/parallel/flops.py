@@ -53,6 +53,18 @@ def decoder_flops(
     return tokens * (config.layers * layer + head * 2 * config.dim * config.vocab)
 
 
+def parameter_count(config: DecoderConfig, *, tables: bool = True) -> int:
+    """Parameters of a Llama decoder, rows of padding left out.
+
+    Args:
+        tables: with the embedding, and the head where it has one of its own.
+    """
+    projections = 2 * config.dim * config.head_dim * (config.heads + config.kv_heads)
+    layer = projections + 3 * config.dim * config.ffn + 2 * config.dim
+    rows = config.vocab * (1 if config.tied_embeddings else 2)
+    return config.layers * layer + config.dim * (1 + tables * rows)
+
+
 def sampling_flops(config: DecoderConfig, prompt: int, tokens: float, length: float) -> float:
     """FLOPs of drawing `tokens` tokens in takes of `length` after one prompt, computed once.
 

@@ -24,7 +24,7 @@ from llasa_jax.evaluation.curve_report import describe_curve, write_curve_report
 from llasa_jax.interop.bundle import part_hash
 from llasa_jax.interop.resemblyzer import load_ge2e
 from llasa_jax.metrics.text import word_errors
-from llasa_jax.parallel.flops import sampling_flops
+from llasa_jax.parallel.flops import parameter_count, sampling_flops
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.eval_nano import AT_ONCE, read_sentences
 from llasa_jax.recipes.measure import hear, machine
@@ -42,7 +42,7 @@ JUDGES = ("pocketsphinx", "content")
 SLOTS = 64
 CALIBRATION = 16  # sentences whose first takes say what "sequential" accepts
 PARTS = ("lm", "codec", "recogniser", "speaker")
-VERSION = 1  # of the records
+VERSION = 2  # of the records
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,7 @@ class Curve:
                 progress.advance(len(part))
         return describe_curve(rows, self._seconds()) | {
             "strategy": settings.strategy,
+            "parameters": parameter_count(self.voice.engine.sampler.lm),
             "voices": sorted(set(self.spoken)),
             "verifiers": settings.selecting,
             "judges": [self.judge.name] + [self.similarity.name] * bool(self.targets),
@@ -330,6 +331,7 @@ class Curve:
                         "tokens": tokens,
                         "takes": takes,
                         "flops": flops,
+                        "sound": len(pool.waves[place]) / self.voice.engine.rate,
                     }
                     rows[i]["points"].append(kept)
                     judged.append((kept, pool.waves[place], texts[i], speakers[i]))

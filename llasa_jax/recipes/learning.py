@@ -4,6 +4,7 @@ Loss is of the run's own curve. Words and failures are of first takes of held-ou
 the guards and the settings of `llasa say`, counted by pocketsphinx.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from llasa_jax.search.sampler import Sampler
 from llasa_jax.training.language import language_objective, row_work
 from llasa_jax.training.loop import kept_along
 from llasa_jax.training.record import read_curve
-from llasa_jax.verifiers.external import Pocketsphinx
+from llasa_jax.verifiers.external import Judge, Pocketsphinx
 
 SAMPLED = 32  # batches whose work stands for all
 
@@ -83,24 +84,17 @@ def learning(
                 voice.sampling,
                 slots=voice.slots,
             )
-            pools, _ = voice.pools(texts, speakers, candidates=1, seed=seed)
-            heard = judge.transcribe([pool.waves[0] for pool in pools])
-            errors = word_errors(texts, heard)
-            failures = sum(pool.statuses[0] != OK for pool in pools)
+            said = spoken(voice, judge, texts, speakers, seed)
             points.append(
                 {
                     "step": step,
                     "tokens": step * step_tokens,
                     "flops": step * step_flops,
                     "valid_nats": nats.get(step),
-                    "judge_wer": errors.rate,
-                    "judge_wer_interval": bounds(errors.interval()),
-                    "failures": failures,
-                    "failures_bound": statistics.upper_bound(failures, len(texts)),
-                    "sentences": len(texts),
                 }
+                | said
             )
-            progress.advance(1, step=step, judge_wer=errors.rate, failures=failures)
+            progress.advance(1, step=step, judge_wer=said["judge_wer"], failures=said["failures"])
     losses = [
         {"step": s, "tokens": s * step_tokens, "flops": s * step_flops, "valid_nats": n}
         for s, n in nats.items()
@@ -110,3 +104,19 @@ def learning(
     if out is not None:
         write_learning_report(out, found)
     return found
+
+
+def spoken(
+    voice: Voice, judge: Judge, texts: Sequence[str], speakers: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Word error with its interval, and failures, of a first take of each text."""
+    pools, _ = voice.pools(texts, speakers, candidates=1, seed=seed)
+    errors = word_errors(texts, judge.transcribe([pool.waves[0] for pool in pools]))
+    failures = sum(pool.statuses[0] != OK for pool in pools)
+    return {
+        "judge_wer": errors.rate,
+        "judge_wer_interval": bounds(errors.interval()),
+        "failures": failures,
+        "failures_bound": statistics.upper_bound(failures, len(texts)),
+        "sentences": len(texts),
+    }

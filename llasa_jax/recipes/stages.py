@@ -194,16 +194,7 @@ def train_language(
         init: a folder with the model to begin with; without it, random numbers. A run with
             `lm.lora` trains adapters for this model, and writes it with them merged.
     """
-    vocabulary = Vocabulary.load(model)
-    lm = run.lm
-    found = (vocabulary.text_vocab, vocabulary.code_count)
-    if found != (lm.text_vocab, lm.codes):
-        raise UserError(
-            f"{model}: the tokenizer has {found[0]} text ids and {found[1]} codes, lm.text_vocab "
-            f"and lm.codes say {lm.text_vocab} and {lm.codes}; change the configuration"
-        )
-    if lm.unseen not in (None, vocabulary.eot):
-        raise UserError(f"lm.unseen: {lm.unseen} is not <|eot_id|>, {vocabulary.eot} in {model}")
+    lm, vocabulary = run.lm, check_vocabulary(run.lm, model)
     train, batches, held_out = language_rows(run, tokens, model, seed)
     begin = None if init is None else starting_parameters(init, run, vocabulary)
     if lm.lora is not None and begin is None:
@@ -221,6 +212,24 @@ def train_language(
         about = {"steps": fitted.steps} | learned_speech(train[0].shards)
         save_part(model, "lm", lm, params, about)
     return fitted
+
+
+def check_vocabulary(lm: DecoderConfig, model: Path) -> Vocabulary:
+    """The vocabulary of a model folder, if `lm` is of its size.
+
+    Raises:
+        UserError: it is not.
+    """
+    vocabulary = Vocabulary.load(model)
+    found = (vocabulary.text_vocab, vocabulary.code_count)
+    if found != (lm.text_vocab, lm.codes):
+        raise UserError(
+            f"{model}: the tokenizer has {found[0]} text ids and {found[1]} codes, lm.text_vocab "
+            f"and lm.codes say {lm.text_vocab} and {lm.codes}; change the configuration"
+        )
+    if lm.unseen not in (None, vocabulary.eot):
+        raise UserError(f"lm.unseen: {lm.unseen} is not <|eot_id|>, {vocabulary.eot} in {model}")
+    return vocabulary
 
 
 def language_rows(

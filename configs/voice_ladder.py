@@ -1,0 +1,38 @@
+"""A ladder of models like the shipped voice, from 2e12 to 6e13 FLOPs, and the voice it forecasts.
+
+    llasa sweep voice_ladder --tokens TOKENS --model MODEL --out runs/ladder --dry-run
+    llasa sweep voice_ladder --tokens TOKENS --model MODEL --out runs/ladder
+    llasa fit runs/ladder/runs.csv --plan voice_ladder --out results/scaling
+
+Widths 32 to 256, 0.2 M to 4.3 M parameters, at four budgets; the token rows of docs/voice.md, both
+directions. Two more seeds at one point; and one model on three sizes of data, three passes over
+each, as the paper's 80,000, 160,000 and 250,000 hours (0.26, 0.53 and 0.79 M different tokens).
+23 runs, 3.9e14 FLOPs, about 1.5 hours on 2 CPU cores (estimated). The held-out run is the next
+voice: 10 times the largest budget that is fitted, 22.6 M tokens.
+
+Cheap runs come first and those of the most tokens last, so that much is known when it is stopped.
+"""
+
+from llasa_jax.config import DecoderRun, RungConfig, SweepPlan, load_config
+
+
+def get_config() -> SweepPlan:
+    kept = ["train.save_every=500", "train.keep_every=0"]
+    return SweepPlan(
+        run=load_config("voice_lm", DecoderRun, kept),
+        rungs=(
+            RungConfig(2e12, (32, 48, 64, 96, 128)),
+            RungConfig(6e12, (48, 64, 96, 128, 160)),
+            RungConfig(2e13, (96, 128, 192)),
+            RungConfig(6e12, (96,), seeds=(1, 2)),
+            # Three passes: a third of the budget is that of a third of the tokens.
+            RungConfig(1e13 / 3, (96,), data=(1 / 54,)),
+            RungConfig(2e13 / 3, (96,), data=(2 / 54,)),
+            RungConfig(1e13, (96,), data=(3 / 54,)),
+            RungConfig(6e13, (128, 192, 256)),
+            RungConfig(2e13, (64,)),
+            RungConfig(6e13, (96,)),
+            RungConfig(6e14, (256,), held_out=True),
+        ),
+        flops_s=7e10,
+    )

@@ -1,0 +1,1 @@
+"""Scaling laws: the ladder of runs, the fit, the forecast, the figures."""

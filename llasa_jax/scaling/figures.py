@@ -1,0 +1,122 @@
+"""The figures of a ladder: budgets, compute and forecast, and the mix of parameters and takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
+
+from llasa_jax.evaluation.figures import WIDTH, drawn
+from llasa_jax.scaling.fit import Law, Parabola, PowerLaw
+from llasa_jax.scaling.forecast import LOSSES, budgets_of, fitted_rows
+
+MARKS = "osD^vPX*"
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(0.72 * WIDTH * count + 0.6, 3.6), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, count)))
+
+
+def _log(axis: Any, unit: str = "") -> None:
+    axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
+    axis.set_minor_formatter(NullFormatter())
+
+
+@drawn
+def isoflop_figure(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> Figure:
+    """Loss against parameters, a line a budget: runs, parabolas, and the law at each size."""
+    rows = fitted_rows(rows)
+    budgets = budgets_of(rows)
+    figure, panels = _panels(len(found["losses"]))
+    for axis, (kind, one) in zip(panels, found["losses"].items(), strict=True):
+        law = Law(**one["law"])
+        for place, budget in enumerate(np.unique(budgets)):
+            some = [row for row, mine in zip(rows, budgets, strict=True) if mine == budget]
+            n, loss = (np.array([row[name] for row in some]) for name in ("n", kind))
+            style = {"color": f"C{place % 4}", "marker": MARKS[place % len(MARKS)]}
+            axis.plot(n, loss, linestyle="none", label=f"{budget:.0e} FLOPs", **style)
+            sizes = np.geomspace(n.min() / 1.15, n.max() * 1.15, 100)
+            tokens = budget / one["flops_a_token_and_parameter"] / sizes
+            axis.plot(sizes, law(sizes, tokens), color=style["color"], linewidth=1.2)
+        for bottom in one["parabolas"]:
+            parabola = Parabola(**bottom)
+            sizes = np.geomspace(parabola.n / 2, parabola.n * 2, 60)
+            axis.plot(sizes, parabola(sizes), color="0.55", linestyle=":", linewidth=1.2)
+            if parabola.inside:
+                axis.plot(parabola.n, parabola.loss, "+", color="0.35", markersize=9)
+        axis.set(xscale="log", xlabel="parameters", ylabel="nats a token")
+        axis.set_title(LOSSES[kind])
+        _log(axis.xaxis)
+    panels[0].legend(title="lines: law; dotted: parabola", title_fontsize=8, fontsize=8)
+    return figure
+
+
+@drawn
+def compute_figure(
+    rows: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    forecasts: Sequence[Mapping[str, Any]],
+) -> Figure:
+    """Loss against FLOPs: runs, the law where N and D are best, the power law, the forecasts."""
+    rows = fitted_rows(rows)
+    budgets = budgets_of(rows)
+    figure, panels = _panels(len(found["losses"]))
+    flops = np.array([row["flops"] for row in rows])
+    last = max([flops.max(), *(one["run"]["flops"] for one in forecasts)])
+    x = np.geomspace(flops.min(), 1.3 * last, 100)
+    for axis, (kind, one) in zip(panels, found["losses"].items(), strict=True):
+        loss, law = np.array([row[kind] for row in rows]), Law(**one["law"])
+        for place, budget in enumerate(np.unique(budgets)):
+            mine = budgets == budget
+            mark = MARKS[place % len(MARKS)]
+            axis.plot(flops[mine], loss[mine], mark, color=f"C{place % 4}", alpha=0.7)
+        best = [law(*law.optimum(c, one["flops_a_token_and_parameter"])) for c in x]
+        axis.plot(x, best, color="0.3", label="law, best N and D")
+        axis.plot(
+            x, PowerLaw(**one["power_law"])(x), color="0.6", linestyle="--", label="power law"
+        )
+        for forecast in forecasts:
+            told = forecast["forecast"][kind]
+            value, bounds = told["value"], np.array(told["interval"])
+            axis.errorbar(
+                forecast["run"]["flops"],
+                value,
+                np.abs(bounds - value)[:, None],
+                fmt="o",
+                color="C1",
+                capsize=4,
+                label=f"forecast {value:.2f}",
+            )
+            observed = (forecast["observed"] or {}).get(kind)
+            if observed is not None:
+                label = f"observed {observed:.2f}"
+                axis.plot(forecast["run"]["flops"], observed, "x", color="C3", label=label)
+        axis.set(xscale="log", xlabel="FLOPs of training", ylabel="nats a token")
+        axis.set_title(LOSSES[kind])
+        axis.legend(fontsize=8)
+    return figure
+
+
+@drawn
+def search_figure(law: Mapping[str, Any]) -> Figure:
+    """Word error against the FLOPs of a second of speech, a line a model; the best mix below."""
+    figure = Figure(figsize=(1.1 * WIDTH, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for place, one in enumerate(law["curves"]):
+        x, y = (np.array([p[k] for p in one["points"]]) for k in ("flops_s", "wer"))
+        bounds = np.array([p["wer_interval"] for p in one["points"]])
+        style = {"color": f"C{place % 4}", "marker": MARKS[place % len(MARKS)]}
+        label = f"{one['parameters'] / 1e6:.2f} M parameters"
+        axis.errorbar(x, y, np.abs(bounds.T - y), capsize=3, label=label, **style)
+        for point in one["points"]:
+            spot = (point["flops_s"], point["wer"])
+            axis.annotate(f"N={point['n']}", spot, (4, 5), textcoords="offset points", fontsize=8)
+    x, y = (np.array([mix[k] for mix in law["mixes"]]) for k in ("flops_s", "wer"))
+    axis.plot(x, y, color="0.4", linewidth=5, alpha=0.25, label="best mix")
+    axis.set(xscale="log", xlabel="decoder FLOPs a second of speech", ylabel="word error")
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.legend(fontsize=8)
+    return figure
