@@ -1,4 +1,4 @@
-"""The slots of one call of the sampler, as the host sees them: it fills them and reads them."""
+"""The slots of a sampler, as the host sees them: it fills them and reads them."""
 
 import contextlib
 import functools
@@ -32,6 +32,7 @@ class Start(NamedTuple):
 
     row: int
     column: int
+    seed: int
     key: int
     number: int
     min_codes: int
@@ -47,11 +48,11 @@ class Seen(NamedTuple):
 
 
 class Session:
-    """Rows and slots for some prompts.
+    """Rows and slots for prompts that may come while others are spoken.
 
     Args:
-        prompts: all that will be installed.
         rows, columns: G and C.
+        longest: tokens of the longest prompt for which there is room from the start.
         most: codes of the longest take.
         guards: whose `loop_codes` and `silent_codes` stop takes; None: nothing stops them.
 
@@ -62,25 +63,20 @@ class Session:
     def __init__(
         self,
         sampler: "Sampler",
-        prompts: Sequence[np.ndarray],
         rows: int,
         columns: int,
         *,
+        longest: int,
         most: int,
-        seed: int,
         guards: GuardConfig | None = None,
     ):
-        longest = max(map(len, prompts))
         # With guidance each row has a twin after it, whose prompt's text is blank.
         self._copies = 1 if sampler.config.guidance == 1 else 2
         whole = rows * self._copies, columns
         check_memory(sampler.lm, *whole, longest, most, sampler.mesh)
-        self._sampler, self._seed = sampler, seed
-        self._prompts = list(prompts)
-        if self._copies > 1:
-            text = sampler.lm.text_vocab
-            self._prompts = [one for ids in prompts for one in (ids, blank_prompt(ids, text))]
-        self.shape = rows, columns
+        self._sampler, self.shape = sampler, (rows, columns)
+        self._seeds = np.zeros(self.shape, np.uint32)
+        self._prompted = np.zeros(rows, np.int32)  # tokens of each row's prompt
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
         settings = sampler.lm, sampler.config, whole, longest, sampler.room
         self._rows, self._slots = decoding.empty(sampler.mesh, *settings)()
@@ -105,31 +101,42 @@ class Session:
         """Arrays of the rows [G, ...] as the device has them: twins are told the same."""
         return [np.repeat(one, self._copies, axis=0) for one in arrays]
 
-    def install(self, places: Mapping[int, int]) -> None:
-        """Computes prompts and puts them into rows: {row: number of the prompt}."""
-        copies = range(self._copies)
-        places = {
-            row * len(copies) + copy: prompt * len(copies) + copy
-            for row, prompt in places.items()
-            for copy in copies
-        }
-        rows = self.shape[0] * len(copies)
-        by_width: dict[int, list[int]] = {}
-        for prompt in dict.fromkeys(places.values()):
-            by_width.setdefault(width(len(self._prompts[prompt])), []).append(prompt)
-        at_once = self._sampler.prompts_at_once(rows)
-        for size, prompts in by_width.items():
-            for first in range(0, len(prompts), at_once):
-                chosen = prompts[first : first + at_once]
+    def _twins(self, places: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Prompts of rows as the device has them."""
+        if self._copies == 1:
+            return dict(places)
+        text = self._sampler.lm.text_vocab
+        blank = {2 * row + 1: blank_prompt(prompt, text) for row, prompt in places.items()}
+        return {2 * row: prompt for row, prompt in places.items()} | blank
+
+    def install(self, places: Mapping[int, np.ndarray]) -> None:
+        """Computes prompts, ids int32 [T] each, and puts them into rows: {row: prompt}.
+
+        What stands in several rows is computed once.
+        """
+        for row, prompt in places.items():
+            self._prompted[row] = len(prompt)
+        while self._prompted.max() > self._rows.seen.shape[1]:
+            with self._mesh():
+                self._rows = decoding.widen(self._rows)
+        places, count = self._twins(places), self.shape[0] * self._copies
+        rows_of: dict[bytes, list[int]] = {}
+        for row, prompt in places.items():
+            rows_of.setdefault(prompt.tobytes(), []).append(row)
+        by_width: dict[int, list[list[int]]] = {}
+        for rows in rows_of.values():
+            by_width.setdefault(width(len(places[rows[0]])), []).append(rows)
+        at_once = self._sampler.prompts_at_once(count)
+        for size, waiting in by_width.items():
+            for first in range(0, len(waiting), at_once):
                 tokens = np.zeros((at_once, size), np.int32)
                 lengths = np.ones(at_once, np.int32)
-                for place, prompt in enumerate(chosen):
-                    lengths[place] = len(self._prompts[prompt])
-                    tokens[place, : lengths[place]] = self._prompts[prompt]
-                source = np.full(rows, -1, np.int32)
-                for row, prompt in places.items():
-                    if prompt in chosen:
-                        source[row] = chosen.index(prompt)
+                source = np.full(count, -1, np.int32)
+                for place, rows in enumerate(waiting[first : first + at_once]):
+                    prompt = places[rows[0]]
+                    lengths[place] = len(prompt)
+                    tokens[place, : len(prompt)] = prompt
+                    source[rows] = place
                 with self._mesh():
                     new = self._sampler.prefill(tokens, lengths)
                     self._rows = decoding.install(self._rows, new, source)
@@ -140,7 +147,7 @@ class Session:
         keys, numbers, least, most = np.zeros((4, *self.shape), np.int32)
         for start in starts:
             place = start.row, start.column
-            chosen[place] = True
+            chosen[place], self._seeds[place] = True, start.seed % 2**32
             keys[place], numbers[place] = start.key, start.number
             least[place], most[place] = max(1, start.min_codes), start.max_codes
         with self._mesh():
@@ -160,6 +167,7 @@ class Session:
             parents, keys, numbers: [G, C].
             kept: which slots go on [G, C]; the others stay empty.
         """
+        self._seeds = np.take_along_axis(self._seeds, parents, 1)
         with self._mesh():
             random = self._keys(keys, numbers)
             parts, stay = self._spread(np.int32(parents), kept)
@@ -168,9 +176,8 @@ class Session:
         self.seen = seen._replace(ending=np.where(kept, seen.ending, decoding.EMPTY))
 
     def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
-        keys, numbers = self._spread(np.int32(keys), np.int32(numbers))
-        flat = candidate_keys(self._seed, keys.ravel(), numbers.ravel())
-        return flat.reshape(keys.shape)
+        flat = self._spread(self._seeds, np.int32(keys), np.int32(numbers))
+        return candidate_keys(*(x.ravel() for x in flat)).reshape(flat[0].shape)
 
     def decode(
         self, wanted: Sequence[int] | None = None, wait: int = 1, steps: int = FOREVER
@@ -195,6 +202,17 @@ class Session:
                 return
             with self._mesh():
                 self._slots = decoding.grow(self._slots)
+
+    def trim(self) -> None:
+        """Gives back the parts of caches which no take that runs needs, and ended takes with them.
+
+        For slots that are refilled for hours: one long take would else make all later ones slow.
+        """
+        running, lengths = self.running(), self.seen.lengths
+        prompts = int(self._prompted[running.any(1)].max(initial=1))
+        codes = int(lengths[running].max(initial=0)) + decoding.CHUNK
+        self._rows = decoding.trim_prompts(self._rows, prompts)
+        self._slots = decoding.trim_slots(self._slots, codes, self._sampler.room)
 
     def _tokens(self) -> np.ndarray:
         return (self.seen.lengths + (self.seen.ending == ENDED)).sum(1)
