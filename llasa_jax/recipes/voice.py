@@ -1,19 +1,23 @@
 """A model folder as something that speaks: its engine, its verifiers and its voices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from llasa_jax import nn
+from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import GuardConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.voices import NamedVoice, load_voices
-from llasa_jax.search.engine import Engine, Prompt
+from llasa_jax.search.continuous import ContinuousBatch, Draw, heard
+from llasa_jax.search.engine import Engine, Prompt, Task
 from llasa_jax.search.sampler import Sampler
 from llasa_jax.search.strategies import Pool
 from llasa_jax.verifiers.itself import self_verifier
@@ -26,6 +30,7 @@ USUAL = "slt"  # of the shipped voices
 MAX_TEXT = 300  # characters that are spoken at once; longer texts are split
 LEAST_TEXT = 40
 LEARNED_TEXT = 90  # the same of a model that was trained before it was kept how long its texts were
+CHUNK_SECONDS = 1.0  # of a stream's chunk
 
 
 class Voice:
@@ -72,6 +77,7 @@ class Voice:
         if "self" in verifiers:
             listening.append(self_verifier(config, params, vocabulary))
         self.engine = Engine(sampler, vocabulary, codec, listening, self.guards)
+        self.stream_decoder = cache(self._stream_decoder)
 
     @property
     def settings(self) -> dict:
@@ -97,16 +103,50 @@ class Voice:
         """What each verifier compares with, and the prompt, for each text: as `Engine.pools` takes
         them; UserError as `pools`."""
         voices = [self.named(speaker) for speaker in speakers]
-        itself = self.engine.verifiers[2:]
         references = [
-            (
-                self.content.reference(normalise(text), None),
-                np.array(voice.embedding, np.float32),
-                *(verifier.reference(text, None) for verifier in itself),
-            )
-            for text, voice in zip(texts, voices, strict=True)
+            self._references(text, voice) for text, voice in zip(texts, voices, strict=True)
         ]
         return references, [voice.prompt for voice in voices]
+
+    def _references(self, text: str, voice: NamedVoice) -> tuple[np.ndarray, ...]:
+        said = self.content.reference(normalise(text), None)
+        itself = [one.reference(text, None) for one in self.engine.verifiers[2:]]
+        return said, np.array(voice.embedding, np.float32), *itself
+
+    def task(self, text: str, voice: NamedVoice) -> Task:
+        """One text to speak in a voice, which need not be among the model's.
+
+        Raises:
+            UserError: if the text cannot be spoken.
+        """
+        check_text(text)
+        return self.engine.tasks([text], [self._references(text, voice)], [voice.prompt])[0]
+
+    def stream(
+        self, text: str, *, speaker: str, seed: int, chunk_seconds: float = CHUNK_SECONDS
+    ) -> Iterator[np.ndarray]:
+        """One take of a text while it is drawn: waves float32 [samples] at `engine.rate`.
+
+        The first comes once the codes for a chunk are there, and those that the decoder wants to
+        see after it (`StreamDecoder.latency`). Joined they are the take that a pool of one begins
+        with, as near as the decoder's streams come to whole utterances (docs/codec.md).
+
+        Args:
+            chunk_seconds: of each wave but the last.
+
+        Raises:
+            UserError: if the text cannot be spoken or the speaker is unknown.
+            TakeFailed: as soon as a guard refuses the take, be it after some of it was heard.
+        """
+        task = self.task(text, self.named(speaker))
+        batch = ContinuousBatch(self.engine.sampler, 1, self.guards)
+        with closing(batch.follow(Draw(task, seed))) as news:
+            yield from heard(news, task, self.stream_decoder(chunk_seconds), self.guards)
+
+    def _stream_decoder(self, seconds: float) -> StreamDecoder:
+        config = self.engine.codec.config
+        chunk = max(1, round(seconds * config.frame_rate))
+        return StreamDecoder(config, self.engine.codec.params, chunk)
 
     def limit(self, name: str) -> int:
         """Characters of a text that the voice of that name speaks at once: with its prompt's no

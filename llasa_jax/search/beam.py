@@ -69,25 +69,23 @@ class Beam:
         seed: int,
     ):
         self.engine, self.tasks, self.config = engine, tasks, config
-        self.first, self.weights = first, weights
-        ids = [task.ids for task in tasks]
+        self.first, self.weights, self.seed = first, weights, seed
         self.session = Session(
             engine.sampler,
-            ids,
             rows,
             config.width,
+            longest=max(len(task.ids) for task in tasks),
             most=max(task.bounds[1] for task in tasks),
-            seed=seed,
             guards=engine.guards,
         )
         self.rounds: list[list[dict]] = [[] for _ in tasks]
 
     def __call__(self) -> list[Pool]:
         config, session = self.config, self.session
-        session.install({row: row for row in range(len(self.tasks))})
+        session.install({row: task.ids for row, task in enumerate(self.tasks)})
         session.begin(
             [
-                Start(row, column, self.first + row, BEAMS + column, *task.bounds)
+                Start(row, column, self.seed, self.first + row, BEAMS + column, *task.bounds)
                 for row, task in enumerate(self.tasks)
                 for column in range(config.width)
             ]

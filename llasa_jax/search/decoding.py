@@ -304,21 +304,53 @@ def fork(slots: Slots, parents: jax.Array, keys: jax.Array, kept: jax.Array) -> 
     return Slots(**fresh, **apart)
 
 
-@jax.jit
-def grow(slots: Slots) -> Slots:
-    """The same candidates with room for twice as many codes."""
-    room = slots.codes.shape[2]
+def _doubled(cache: Cache, size: int) -> Cache:
+    """A cache of `size` keys with a part for as many more."""
 
     def more(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         k, v = pair
-        shapes = (*k.shape[:3], room), (*v.shape[:2], room, v.shape[3])
+        shapes = (*k.shape[:3], size), (*v.shape[:2], size, v.shape[3])
         return tuple(
             constrain(jnp.zeros(shape, k.dtype), "kv_heads", "batch", None, None)
             for shape in shapes
         )
 
-    blocks = [[*parts, more(parts[0])] for parts in slots.blocks]
-    return slots._replace(blocks=blocks, codes=jnp.pad(slots.codes, ((0, 0), (0, 0), (0, room))))
+    return [[*parts, more(parts[0])] for parts in cache]
+
+
+@jax.jit
+def grow(slots: Slots) -> Slots:
+    """The same candidates with room for twice as many codes."""
+    room = slots.codes.shape[2]
+    codes = jnp.pad(slots.codes, ((0, 0), (0, 0), (0, room)))
+    return slots._replace(blocks=_doubled(slots.blocks, room), codes=codes)
+
+
+@jax.jit
+def widen(rows: Prompts) -> Prompts:
+    """The same prompts with room for ones twice as long."""
+    size = rows.seen.shape[1]
+    seen = jnp.pad(rows.seen, ((0, 0), (0, size)))
+    return rows._replace(caches=_doubled(rows.caches, size), seen=seen)
+
+
+def trim_slots(slots: Slots, length: int, room: int) -> Slots:
+    """The slots without the parts that only takes of over `length` codes need; `room` is that of
+    the first part."""
+    sizes = part_sizes(length, room)
+    if sum(sizes) >= slots.codes.shape[2]:
+        return slots
+    blocks = [parts[: len(sizes)] for parts in slots.blocks]
+    return slots._replace(blocks=blocks, codes=slots.codes[..., : sum(sizes)])
+
+
+def trim_prompts(rows: Prompts, length: int) -> Prompts:
+    """The rows without the parts that only prompts of over `length` tokens need."""
+    sizes = part_sizes(length)
+    if sum(sizes) >= rows.seen.shape[1]:
+        return rows
+    caches = [parts[: len(sizes)] for parts in rows.caches]
+    return rows._replace(caches=caches, seen=rows.seen[:, : sum(sizes)])
 
 
 @functools.partial(

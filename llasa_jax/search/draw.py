@@ -10,13 +10,13 @@ from llasa_jax.lm.model import MASKED
 
 
 @jax.jit
-def candidate_keys(seed: jax.Array, prompts: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Random keys [N] of (seed, keys of prompts [N], candidates' numbers [N])."""
+def candidate_keys(seeds: jax.Array, prompts: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Random keys [N] of (seeds [N], keys of prompts [N], candidates' numbers [N])."""
 
-    def key(prompt: jax.Array, number: jax.Array) -> jax.Array:
+    def key(seed: jax.Array, prompt: jax.Array, number: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), number)
 
-    return jax.vmap(key)(prompts, numbers)
+    return jax.vmap(key)(seeds, prompts, numbers)
 
 
 def folded(keys: jax.Array, data: jax.Array | int) -> jax.Array:

@@ -151,9 +151,8 @@ class Sampler:
         if not any(map(len, candidates)):
             return [[] for _ in prompts]
         rows, columns = shape or self.shape([*map(len, candidates)])
-        session = Session(
-            self, prompts, rows, columns, most=max(max_codes), seed=seed, guards=guards
-        )
+        longest = max(map(len, prompts))
+        session = Session(self, rows, columns, longest=longest, most=max(max_codes), guards=guards)
         # The longest first: what is left for the end is short.
         order = sorted(range(len(prompts)), key=lambda i: -max_codes[i])
         queues = {i: deque((n, 0) for n in range(len(candidates[i]))) for i in order}
@@ -173,7 +172,7 @@ class Sampler:
                 if len(free) == columns and not (held[row] is not None and queues[held[row]]):
                     held[row] = next_prompt()
                     if held[row] is not None:
-                        installed[row] = held[row]
+                        installed[row] = prompts[held[row]]
                 i = held[row]
                 for column in free:
                     if i is None or not queues[i]:
@@ -182,7 +181,7 @@ class Sampler:
                     busy[row, column] = i, n, attempt
                     number = candidates[i][n] + attempt * REDRAWN
                     bounds = min_codes[i], max_codes[i]
-                    starts.append(Start(row, column, keys[i], number, *bounds))
+                    starts.append(Start(row, column, seed, keys[i], number, *bounds))
             if not busy:
                 break
             if installed:

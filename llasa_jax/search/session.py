@@ -1,4 +1,4 @@
-"""The slots of one call of the sampler, as the host sees them: it fills them and reads them."""
+"""The slots of a sampler, as the host sees them: it fills them and reads them."""
 
 import contextlib
 import functools
@@ -31,6 +31,7 @@ class Start(NamedTuple):
 
     row: int
     column: int
+    seed: int
     key: int
     number: int
     min_codes: int
@@ -46,11 +47,11 @@ class Seen(NamedTuple):
 
 
 class Session:
-    """Rows and slots for some prompts.
+    """Rows and slots for prompts that may come while others are spoken.
 
     Args:
-        prompts: all that will be installed.
         rows, columns: G and C.
+        longest: tokens of the longest prompt for which there is room from the start.
         most: codes of the longest take.
         guards: whose `loop_codes` and `silent_codes` stop takes; None: nothing stops them.
 
@@ -61,19 +62,18 @@ class Session:
     def __init__(
         self,
         sampler: "Sampler",
-        prompts: Sequence[np.ndarray],
         rows: int,
         columns: int,
         *,
+        longest: int,
         most: int,
-        seed: int,
         guards: GuardConfig | None = None,
     ):
-        check_memory(sampler.lm, rows, columns, max(map(len, prompts)), most, sampler.mesh)
-        self._sampler, self._prompts, self._seed = sampler, prompts, seed
-        self.shape = rows, columns
+        check_memory(sampler.lm, rows, columns, longest, most, sampler.mesh)
+        self._sampler, self.shape = sampler, (rows, columns)
+        self._seeds = np.zeros(self.shape, np.uint32)
+        self._prompted = np.zeros(rows, np.int32)  # tokens of each row's prompt
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
-        longest = max(map(len, prompts))
         settings = sampler.lm, sampler.config, self.shape, longest, sampler.room
         self._rows, self._slots = decoding.empty(sampler.mesh, *settings)()
         loops, quiet = (guards.loop_codes, guards.silent_codes) if guards else (0, 0)
@@ -93,24 +93,32 @@ class Session:
         found = slots.ending, slots.lengths, slots.log_probability
         return Seen(*(np.array(x) for x in jax.device_get(found)))
 
-    def install(self, places: Mapping[int, int]) -> None:
-        """Computes prompts and puts them into rows: {row: number of the prompt}."""
-        by_width: dict[int, list[int]] = {}
-        for prompt in dict.fromkeys(places.values()):
-            by_width.setdefault(width(len(self._prompts[prompt])), []).append(prompt)
+    def install(self, places: Mapping[int, np.ndarray]) -> None:
+        """Computes prompts, ids int32 [T] each, and puts them into rows: {row: prompt}.
+
+        What stands in several rows is computed once.
+        """
+        rows_of: dict[bytes, list[int]] = {}
+        for row, prompt in places.items():
+            rows_of.setdefault(prompt.tobytes(), []).append(row)
+            self._prompted[row] = len(prompt)
+        while self._prompted.max() > self._rows.seen.shape[1]:
+            with self._mesh():
+                self._rows = decoding.widen(self._rows)
+        by_width: dict[int, list[list[int]]] = {}
+        for rows in rows_of.values():
+            by_width.setdefault(width(len(places[rows[0]])), []).append(rows)
         at_once = self._sampler.prompts_at_once(self.shape[0])
-        for size, prompts in by_width.items():
-            for first in range(0, len(prompts), at_once):
-                chosen = prompts[first : first + at_once]
+        for size, waiting in by_width.items():
+            for first in range(0, len(waiting), at_once):
                 tokens = np.zeros((at_once, size), np.int32)
                 lengths = np.ones(at_once, np.int32)
-                for place, prompt in enumerate(chosen):
-                    lengths[place] = len(self._prompts[prompt])
-                    tokens[place, : lengths[place]] = self._prompts[prompt]
                 source = np.full(self.shape[0], -1, np.int32)
-                for row, prompt in places.items():
-                    if prompt in chosen:
-                        source[row] = chosen.index(prompt)
+                for place, rows in enumerate(waiting[first : first + at_once]):
+                    prompt = places[rows[0]]
+                    lengths[place] = len(prompt)
+                    tokens[place, : len(prompt)] = prompt
+                    source[rows] = place
                 with self._mesh():
                     new = self._sampler.prefill(tokens, lengths)
                     self._rows = decoding.install(self._rows, new, source)
@@ -121,7 +129,7 @@ class Session:
         keys, numbers, least, most = np.zeros((4, *self.shape), np.int32)
         for start in starts:
             place = start.row, start.column
-            chosen[place] = True
+            chosen[place], self._seeds[place] = True, start.seed % 2**32
             keys[place], numbers[place] = start.key, start.number
             least[place], most[place] = max(1, start.min_codes), start.max_codes
         with self._mesh():
@@ -140,6 +148,7 @@ class Session:
             parents, keys, numbers: [G, C].
             kept: which slots go on [G, C]; the others stay empty.
         """
+        self._seeds = np.take_along_axis(self._seeds, parents, 1)
         with self._mesh():
             random = self._keys(keys, numbers)
             self._slots = decoding.fork(self._slots, np.int32(parents), random, kept)
@@ -147,8 +156,8 @@ class Session:
         self.seen = seen._replace(ending=np.where(kept, seen.ending, decoding.EMPTY))
 
     def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
-        flat = candidate_keys(self._seed, np.int32(keys).ravel(), np.int32(numbers).ravel())
-        return flat.reshape(self.shape)
+        flat = (np.ravel(x) for x in (self._seeds, np.int32(keys), np.int32(numbers)))
+        return candidate_keys(*flat).reshape(self.shape)
 
     def decode(
         self, wanted: Sequence[int] | None = None, wait: int = 1, steps: int = FOREVER
@@ -172,6 +181,17 @@ class Session:
                 return
             with self._mesh():
                 self._slots = decoding.grow(self._slots)
+
+    def trim(self) -> None:
+        """Gives back the parts of caches which no take that runs needs, and ended takes with them.
+
+        For slots that are refilled for hours: one long take would else make all later ones slow.
+        """
+        running, lengths = self.running(), self.seen.lengths
+        prompts = int(self._prompted[running.any(1)].max(initial=1))
+        codes = int(lengths[running].max(initial=0)) + decoding.CHUNK
+        self._rows = decoding.trim_prompts(self._rows, prompts)
+        self._slots = decoding.trim_slots(self._slots, codes, self._sampler.room)
 
     def _tokens(self) -> np.ndarray:
         return (self.seen.lengths + (self.seen.ending == ENDED)).sum(1)

@@ -215,10 +215,11 @@ def test_loops_and_silences_end_a_take_at_once(tiny):
 
 def test_a_forked_take_goes_on_from_its_parent(tiny, log_probabilities):
     """Forks at a step that is no multiple of a chunk; then a slot that stays empty."""
-    session = Session(tiny.sampler(), PROMPTS, 3, 4, most=70, seed=1)
-    session.install({0: 0, 1: 1, 2: 2})
+    longest = max(map(len, PROMPTS))
+    session = Session(tiny.sampler(), 3, 4, longest=longest, most=70)
+    session.install(dict(enumerate(PROMPTS)))
     places = [(row, column) for row in range(3) for column in range(4)]
-    session.begin([Start(row, column, row, column, 50, 70) for row, column in places])
+    session.begin([Start(row, column, 1, row, column, 50, 70) for row, column in places])
     session.decode(steps=25)
     before = session.takes(places)
     assert {len(take.codes) for take in before} == {25} and session.drawn.tolist() == [100] * 3
