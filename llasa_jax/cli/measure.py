@@ -32,6 +32,17 @@ def add_eval(commands) -> None:
     part.add_argument("--out", type=Path, default=None, help=help)
     part.add_argument("--json", action="store_true", help="print every number as JSON")
     seed(part)
+    text = "Whether long texts come out whole, and whether it is noticed where they do not."
+    part = command(parts, "longtext", _run_eval_longtext, text)
+    part.add_argument("--model", type=Path, default=None, help=MODEL)
+    part.add_argument("--texts", type=int, default=10, help="how many (10)")
+    help = "of the shortest and of the longest text (500,2000)"
+    part.add_argument("--words", type=_span, default=(500, 2000), metavar="N,N", help=help)
+    part.add_argument("--candidates", type=int, default=16, help="takes to choose from (16)")
+    help = "folder for texts, sounds and records"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    part.add_argument("--json", action="store_true", help="print every number as JSON")
+    seed(part)
     text = "What a language model's run could say at each checkpoint that it kept."
     part = command(parts, "learning", _run_eval_learning, text)
     settings(part)
@@ -43,6 +54,34 @@ def add_eval(commands) -> None:
     part.add_argument("--out", type=Path, default=None, help=help)
     part.add_argument("--json", action="store_true", help="print every number as JSON")
     seed(part)
+
+
+def _span(text: str) -> tuple[int, int]:
+    try:
+        first, last = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, as 500,2000") from error
+    return first, last
+
+
+def _run_eval_longtext(options) -> None:
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.recipes.eval_longtext import eval_longtext, lines
+    from llasa_jax.recipes.stages import shipped_model
+
+    shortest, longest = options.words
+    found = eval_longtext(
+        options.model or shipped_model(),
+        texts=options.texts,
+        shortest=shortest,
+        longest=longest,
+        candidates=options.candidates,
+        out=options.out,
+        seed=options.seed,
+    )
+    print(
+        json_bytes(found).decode() if options.json else lines(found), end="\n" * (not options.json)
+    )
 
 
 def _run_eval_nano(options) -> None:

@@ -28,7 +28,7 @@ from llasa_jax.verifiers.external import Judge
 
 PAUSES = {"clause": 0.1, "sentence": 0.25, "paragraph": 0.6}  # seconds, beside 0.1 s of the takes'
 AT_ONCE = 8  # pieces whose takes are held in memory
-ROUNDS = 2  # of drawing again what was not heard
+ROUNDS = 3  # of drawing again what was not heard
 ANOTHER = 1_000_003  # from a round's seed to the next one's
 PART_LETTERS = 12_000  # that are reconciled at once
 KNOWN_LETTERS = 0.9  # of a text, that the recogniser must know to judge it
@@ -52,7 +52,8 @@ class Speech:
         wave, rate: float32 [samples], and samples a second.
         spans: first and last sample of each piece.
         findings: what was heard of each sentence; None where nobody listened.
-        redrawn: by piece, how many other takes were searched for it.
+        redrawn: by piece, how often another take was searched for it.
+        history: how many sentences were of each status, each time that the whole was heard.
         seconds: that speaking took, listening included.
     """
 
@@ -63,6 +64,7 @@ class Speech:
     spans: list[tuple[int, int]] = field(default_factory=list)
     findings: list[Finding] | None = None
     redrawn: dict[int, int] = field(default_factory=dict)
+    history: list[dict[str, int]] = field(default_factory=list)
     seconds: float = 0.0
 
     def joined(self) -> "Speech":
@@ -98,7 +100,7 @@ class Speech:
             | {"sentences": list(piece.chunk.sentences), "redrawn": self.redrawn.get(i, 0)}
             for i, piece in enumerate(self.pieces)
         ]
-        return {"sentences": rows, "searches": searches}
+        return {"sentences": rows, "searches": searches, "heard": self.history}
 
 
 def plan(text: str, limit: int, read: Callable[[str], str]) -> tuple[list[Sentence], list[Chunk]]:
@@ -172,12 +174,16 @@ def listen(judge: Judge, speech: Speech) -> list[Finding]:
         if letters < PART_LETTERS and number + 1 < len(speech.sentences):
             continue
         start, stop = speech.span(part[0])[0], speech.span(part[-1])[1]
-        wave = speech.wave[start:stop]
-        heard = judge.transcribe([wave[a:b] for a, b in stretches(wave, speech.rate)])
-        spoken = [speech.sentences[i].spoken for i in part]
-        findings += reconcile(spoken, " ".join(heard))
+        own = [speech.sentences[i] for i in part]
+        findings += heard_in(judge, speech.wave[start:stop], speech.rate, own)
         part = []
     return findings
+
+
+def heard_in(judge: Judge, wave: np.ndarray, rate: int, found: Sequence[Sentence]) -> list[Finding]:
+    """What a judge hears of each sentence in a wave float32 [samples]."""
+    heard = judge.transcribe([wave[a:b] for a, b in stretches(wave, rate)])
+    return reconcile([one.spoken for one in found], " ".join(heard))
 
 
 def mend(
@@ -196,6 +202,7 @@ def mend(
         The speech, joined, with its `findings`.
     """
     speech.findings = listen(judge, speech.joined())
+    speech.history.append(statuses(speech.findings))
     for turn in range(1, rounds + 1):
         bad = [i for i, finding in enumerate(speech.findings) if finding.status != FINE]
         again = [k for k, p in enumerate(speech.pieces) if set(p.chunk.sentences) & set(bad)]
@@ -224,6 +231,7 @@ def mend(
         speech.pieces = pieces
         speech.joined()
         speech.findings = listen(judge, speech) if reverted else findings
+        speech.history.append(statuses(speech.findings))
     return speech
 
 
@@ -245,8 +253,13 @@ def _worth(findings: Sequence[Finding], numbers: Sequence[int]) -> tuple[int, fl
     return sum(one.status == FINE for one in own), sum(one.share for one in own)
 
 
+def statuses(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many sentences are of each status."""
+    return dict(Counter(finding.status for finding in findings))
+
+
 def describe(findings: Sequence[Finding]) -> str:
     """ "40 of 42 sentences once, 1 lost, 1 repeated"."""
-    counts = Counter(finding.status for finding in findings)
+    counts = statuses(findings)
     rest = [f"{count} {status}" for status, count in counts.items() if status != FINE]
-    return ", ".join([f"{counts[FINE]} of {len(findings)} sentences once", *rest])
+    return ", ".join([f"{counts.get(FINE, 0)} of {len(findings)} sentences once", *rest])

@@ -16,7 +16,7 @@ from llasa_jax.metrics.text import normalise
 LEAVE_OUT, GO_BACK = 4, 6  # edits that these cost
 HEARD_WORD = 0.6  # of a word's letters are heard, then it is
 LOST, GARBLED, REPEATED, FINE = "lost", "garbled", "repeated", "ok"
-LEAST, ENOUGH = 0.2, 0.4  # share of a sentence that is heard: below it is lost, below it is garbled
+LEAST, ENOUGH = 0.2, 0.5  # share of a sentence that is heard: below it is lost, below it is garbled
 MOST = 20_000  # letters
 FAR = np.int16(30_000)  # more than any number of edits
 AGAIN = 0.5  # share of a sentence that is heard a second time, where it is repeated
