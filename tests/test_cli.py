@@ -32,7 +32,7 @@ def run(*arguments):
         ("codec", "the following arguments are required: PART; see `llasa codec --help`"),
         ("codec encode", "required: inputs, --out; see `llasa codec encode --help`"),
         ("codec encode a.wav --out o --beams 3", "unrecognized arguments: --beams 3"),
-        ("say", "required: text"),
+        ("say", "say: give a text, or --file FILE"),
         ("say hello --candidates many", "argument --candidates: invalid int value: 'many'"),
         ("quickstart --minutes soon", "argument --minutes: invalid float value: 'soon'"),
         ("codec encode {here}/a.wav --model {here}/none --out {here}/o", "no model in {here}/none"),

@@ -62,3 +62,12 @@ def settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a file, or the name of one in configs/")
     help = "override a setting, e.g. train.steps=200; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=help)
+
+
+def numbers(text: str) -> dict[str, float]:
+    """ "content=1,speaker=0.5" as a dict."""
+    try:
+        pairs = [word.split("=") for word in text.split(",")]
+        return {name: float(value) for name, value in pairs}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=NUMBER, as content=1") from error

@@ -19,6 +19,7 @@ def add_eval(commands) -> None:
         _add_asr,
         _add_codec,
         _add_nano,
+        _add_longtext,
         _add_learning,
         _add_paper,
     ):
@@ -251,6 +252,46 @@ def _run_nano(options) -> None:
         seed=options.seed,
     )
     show(found, options.json, score_table)
+
+
+def _add_longtext(parts) -> None:
+    text = "Whether long texts come out whole, and whether it is noticed where they do not."
+    part = command(parts, "longtext", _run_longtext, text)
+    model(part)
+    part.add_argument("--texts", type=int, default=10, help="how many (10)")
+    help = "of the shortest and of the longest text (500,2000)"
+    part.add_argument("--words", type=_span, default=(500, 2000), metavar="N,N", help=help)
+    part.add_argument("--candidates", type=int, default=16, help="takes to choose from (16)")
+    help = "folder for texts, sounds and records"
+    part.add_argument("--out", type=Path, default=None, help=help)
+    as_json(part)
+    seed(part)
+
+
+def _span(text: str) -> tuple[int, int]:
+    try:
+        first, last = map(int, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers, as 500,2000") from error
+    return first, last
+
+
+def _run_longtext(options) -> None:
+    from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.recipes.eval_longtext import eval_longtext, lines
+    from llasa_jax.recipes.stages import shipped_model
+
+    shortest, longest = options.words
+    found = eval_longtext(
+        options.model or shipped_model(),
+        texts=options.texts,
+        shortest=shortest,
+        longest=longest,
+        candidates=options.candidates,
+        out=options.out,
+        seed=options.seed,
+    )
+    print(json_bytes(found).decode().strip() if options.json else lines(found))
 
 
 def _add_learning(parts) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from llasa_jax.cli.common import as_json, command, model, seed, show, utterances
+from llasa_jax.cli.common import as_json, command, model, numbers, seed, show, utterances
 
 
 def add_curve(commands) -> None:
@@ -22,7 +22,7 @@ def add_curve(commands) -> None:
     part.add_argument("--step-codes", type=int, default=25, help="between two of its rewards (25)")
     help = "that the rewards decide where the strategy is partial (2)"
     part.add_argument("--prefix-seconds", type=float, default=2.0, help=help)
-    weights = {"type": _numbers, "metavar": "NAME=X,NAME=X"}
+    weights = {"type": numbers, "metavar": "NAME=X,NAME=X"}
     help = "weights of the verifiers that choose (content=1)"
     part.add_argument("--select", default={"content": 1.0}, help=help, **weights)
     help = "weights of those that lead a beam (speaker=1)"
@@ -42,14 +42,6 @@ def _counts(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, as 1,4,16") from error
-
-
-def _numbers(text: str) -> dict[str, float]:
-    try:
-        pairs = [word.split("=") for word in text.split(",")]
-        return {name: float(value) for name, value in pairs}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=NUMBER, as content=1") from error
 
 
 def _run_curve(options) -> None:

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from llasa_jax.cli.common import MODEL, command, seed
+from llasa_jax.cli.common import MODEL, command, numbers, seed
+from llasa_jax.errors import UserError
 
 
 def add_quickstart(commands) -> None:
@@ -25,13 +26,30 @@ def _run_quickstart(options) -> None:
 
 def add_say(commands) -> None:
     parser = command(commands, "say", _run_say, "Speak a text into a file.")
-    parser.add_argument("text", help="what to say")
+    parser.add_argument("text", nargs="?", help="what to say; - reads standard input")
+    help = "read the text from a file; - is standard input"
+    parser.add_argument("--file", default=None, metavar="FILE", help=help)
     parser.add_argument("--model", type=Path, default=None, help=MODEL)
-    parser.add_argument("-o", "--out", type=Path, default=Path("out.wav"), help=".wav or .flac")
-    parser.add_argument("--candidates", type=int, default=4, help="takes to choose from (4)")
+    help = "a .wav, .flac, .mp3, .opus or .aac file; - is standard output, while it is spoken"
+    parser.add_argument("-o", "--out", default=None, help=help + " (default: out.wav)")
+    parser.add_argument("--format", default=None, help="of the sound (default: by the suffix)")
+    parser.add_argument("--play", action="store_true", help="through the loudspeaker, at once")
     help = "one of `llasa voices list`, or a recording of 1 to 15 s (default: the model's first)"
     parser.add_argument("--voice", default=None, metavar="NAME|FILE", help=help)
     prompt(parser)
+    names = ("best-of", "sequential", "beam", "partial")
+    parser.add_argument("--strategy", choices=names, default="best-of", help="(best-of)")
+    parser.add_argument("--candidates", type=int, default=4, help="takes to choose from (4)")
+    weights = {"type": numbers, "metavar": "NAME=X,NAME=X"}
+    help = "who chooses, of content, speaker and self, and how much it weighs"
+    default = {"content": 1.0, "speaker": 1.0}
+    parser.add_argument(
+        "--verifier", default=default, help=f"{help} (content=1,speaker=1)", **weights
+    )
+    help = "numbers, dates, money and abbreviations as English words, or as they stand (english)"
+    parser.add_argument("--normalise", choices=("english", "none"), default="english", help=help)
+    help = "of an installed package, by the name of its entry point"
+    parser.add_argument("--watermark", default=None, metavar="NAME", help=help)
     parser.add_argument("--json", action="store_true", help="print the search's record as JSON")
     seed(parser)
 
@@ -43,18 +61,31 @@ def prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_say(options) -> None:
+    from llasa_jax.recipes.say import OUT, read_text, say
     from llasa_jax.recipes.stages import shipped_model
-    from llasa_jax.recipes.voice import say
+    from llasa_jax.recipes.strategy import Search
 
+    if (options.text is None) == (options.file is None):
+        raise UserError("say: give a text, or --file FILE, or - for standard input")
+    out = options.out or (None if options.play else "out.wav")
+    if options.json and out == OUT:
+        raise UserError("--json: standard output takes the sound; write a file with -o")
+    source = options.file or ("-" if options.text == "-" else None)
+    select = options.verifier
+    lead = {name: weight for name, weight in select.items() if name != "content"} or select
     record = say(
-        options.text,
+        options.text if source is None else read_text(source),
         model=options.model or shipped_model(),
-        prompt_text=options.prompt_text,
-        consent=options.consent,
-        out=options.out,
-        candidates=options.candidates,
+        out=out,
+        search=Search(options.strategy, options.candidates, select=select, lead=lead),
         voice=options.voice,
         seed=options.seed,
+        normalise=options.normalise,
+        prompt_text=options.prompt_text,
+        consent=options.consent,
+        form=options.format,
+        play=options.play,
+        mark=options.watermark,
     )
     if options.json:
         print(json.dumps(record, sort_keys=True))

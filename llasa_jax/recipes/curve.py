@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llasa_jax.config import BeamConfig
 from llasa_jax.console import bar
 from llasa_jax.data.debian import default_cache
 from llasa_jax.data.synthetic import FliteEnglish
@@ -28,8 +27,8 @@ from llasa_jax.parallel.flops import parameter_count, sampling_flops
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.eval_nano import AT_ONCE, read_sentences
 from llasa_jax.recipes.measure import hear, machine
-from llasa_jax.recipes.voice import MAX_CANDIDATES, Voice
-from llasa_jax.search.beam import beam_pools
+from llasa_jax.recipes.strategy import MAX_CANDIDATES, Search
+from llasa_jax.recipes.voice import Voice
 from llasa_jax.search.record import search_record
 from llasa_jax.search.strategies import Pool, best_of, first_accepted
 from llasa_jax.verifiers.external import Judge, Pocketsphinx
@@ -37,7 +36,6 @@ from llasa_jax.verifiers.ge2e import Ge2eEncoder
 from llasa_jax.verifiers.protocol import ensure_judge_differs
 from llasa_jax.verifiers.recogniser import BatchRecogniser
 
-STRATEGIES = ("best-of", "sequential", "beam", "partial")
 JUDGES = ("pocketsphinx", "content")
 SLOTS = 64
 CALIBRATION = 16  # sentences whose first takes say what "sequential" accepts
@@ -67,32 +65,35 @@ class CurveSettings:
     accept: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.strategy not in STRATEGIES:
-            raise UserError(f"--strategy {self.strategy}: one of {', '.join(STRATEGIES)}")
         if not self.candidates or not all(1 <= n <= MAX_CANDIDATES for n in self.candidates):
             raise UserError(f"--candidates: numbers from 1 to {MAX_CANDIDATES}, as 1,4,16")
-        if not self.select or (self.by_steps and not self.lead):
-            raise UserError("curve: name a verifier that chooses, as --select content=1")
+        self.search(self.candidates[0])  # raises where its settings are of no use
+
+    def search(self, n: int) -> Search:
+        """That of the point n."""
+        return Search(
+            self.strategy,
+            n,
+            self.beams,
+            self.step_codes,
+            self.prefix_seconds,
+            self.select,
+            self.lead,
+            self.accept,
+        )
 
     @property
     def by_steps(self) -> bool:
-        return self.strategy in ("beam", "partial")
-
-    def beam(self, n: int) -> BeamConfig:
-        """The beam of the point n."""
-        prefix = self.prefix_seconds if self.strategy == "partial" else None
-        return BeamConfig(self.beams or n, n, self.step_codes, prefix)
+        return self.search(self.candidates[0]).by_steps
 
     @property
     def selecting(self) -> list[str]:
         """Names of all verifiers that take part in the choice."""
-        used = [self.select] + [self.lead] * self.by_steps
-        used += [self.accept] * (self.strategy == "sequential")
-        return list(dict.fromkeys(name for weights in used for name in weights))
+        return self.search(self.candidates[0]).verifiers
 
     def width(self, n: int) -> int:
         """Candidates of a sentence that are drawn at once at the point n."""
-        return self.beam(n).width if self.by_steps else n
+        return self.search(n).width
 
     @property
     def slots(self) -> int:
@@ -244,17 +245,7 @@ class Curve:
         self, n: int, texts: Sequence[str], speakers: Sequence[str], seed: int
     ) -> tuple[list[Pool], float]:
         """Pools of the point n, by the run's strategy, and the seconds."""
-        settings, engine = self.settings, self.voice.engine
-        references, prompts = self.voice.arguments(texts, speakers)
-        given = {"references": references, "prompts": prompts, "seed": seed}
-        if settings.by_steps:
-            return beam_pools(
-                engine, texts, config=settings.beam(n), weights=settings.lead, **given
-            )
-        if settings.strategy == "sequential":
-            accept = settings.accept
-            return engine.sequential(texts, candidates=n, thresholds=accept, **given)
-        return engine.pools(texts, candidates=n, **given)
+        return self.settings.search(n).draw(self.voice, texts, speakers, seed)
 
     def _groups(self, texts: Sequence[str], speakers: Sequence[str], seed: int) -> Iterator[Group]:
         settings = self.settings
@@ -268,7 +259,7 @@ class Curve:
             yield Group(Label(settings.strategy, max(settings.candidates)), pools, seconds, points)
             return
         for n in settings.candidates:
-            beam = settings.beam(n)
+            beam = settings.search(n).beam
             shape = (beam.beams, beam.step_codes, beam.prefix_seconds)
             label = Label(settings.strategy, n, *shape)
             pools, seconds = draw(n)

@@ -30,7 +30,8 @@ from llasa_jax.metrics.ngram import Bigram, Unigram, cross_entropy
 from llasa_jax.recipes import measure, stages
 from llasa_jax.recipes.memory import PeakMemory
 from llasa_jax.recipes.prepare import prepare
-from llasa_jax.recipes.voice import say
+from llasa_jax.recipes.say import say
+from llasa_jax.recipes.strategy import Search
 
 MINUTES = 15.0  # for which the configurations' numbers of steps are meant
 ENGLISH = ("quickstart-synthetic", "asterisk-en", "fillets-nl", "fillets-cs")
@@ -168,7 +169,7 @@ def greet(run: Quickstart) -> dict:
     """Speaks with the voice that the package carries, before anything is trained."""
     out = run.out / "hello.wav"
     record = say(
-        GREETING, model=stages.shipped_model(), out=out, candidates=4, voice=None, seed=run.seed
+        GREETING, model=stages.shipped_model(), out=out, search=Search(candidates=4), seed=run.seed
     )
     log(f"listen: {out}: {GREETING!r}, as the shipped voice says it; now to one of your own")
     return {"text": GREETING, "audio_seconds": record["audio_seconds"], "rtf": record["rtf"]}

@@ -251,16 +251,19 @@ def language_rows(
 
 
 def learned_speech(shards: TokenShards) -> dict[str, Any]:
-    """What a model learns to speak from: its `speakers`, and the codes a character (`pace`).
+    """What a model learns to speak from: its `speakers`, codes a character (`pace`), and the
+    characters of its `longest` texts.
 
-    The pace is the slowest, but for one of a thousand utterances. Rows without texts tell none.
+    Pace and length are the slowest and the longest but for one of a thousand utterances. Rows
+    without texts tell none.
     """
     told = [one for one in shards.about() if one.get("text")]
     if not told:
         return {"speakers": []}
     rates = [one["codes"] / len(one["text"].strip()) for one in told]
     speakers = sorted({one["speaker"] for one in told})
-    return {"speakers": speakers, "pace": float(np.quantile(rates, 0.999))}
+    longest = float(np.quantile([len(one["text"].strip()) for one in told], 0.999))
+    return {"speakers": speakers, "pace": float(np.quantile(rates, 0.999)), "longest": longest}
 
 
 def load_language(model: Path) -> tuple[DecoderConfig, dict, Vocabulary, dict]:

@@ -9,43 +9,58 @@ from pathlib import Path
 import numpy as np
 
 from llasa_jax import nn
-from llasa_jax.audio.io import write_audio
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import GuardConfig, SamplerConfig
-from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
-from llasa_jax.recipes.voices import NamedVoice, load_voices, recorded_voice
+from llasa_jax.recipes.voices import NamedVoice, load_voices
 from llasa_jax.search.continuous import ContinuousBatch, Draw, heard
 from llasa_jax.search.engine import Engine, Prompt, Task
-from llasa_jax.search.record import search_record
 from llasa_jax.search.sampler import Sampler
-from llasa_jax.search.strategies import Pool, best_of
+from llasa_jax.search.strategies import Pool
+from llasa_jax.verifiers.itself import self_verifier
 from llasa_jax.verifiers.recogniser import content_verifier
 from llasa_jax.verifiers.speaker import speaker_verifier
 
 WEIGHTS = {"content": 1.0, "speaker": 1.0}
+VERIFIERS = ("content", "speaker", "self")
 USUAL = "slt"  # of the shipped voices
-MAX_TEXT = 300  # characters; longer texts are for a splitter
-MAX_CANDIDATES = 256
+MAX_TEXT = 300  # characters that are spoken at once; longer texts are split
+LEAST_TEXT = 40
+LEARNED_TEXT = 90  # the same of a model that was trained before it was kept how long its texts were
 CHUNK_SECONDS = 1.0  # of a stream's chunk
 
 
 class Voice:
-    """The engine of a model folder, with content and speaker verifiers.
+    """The engine of a model folder, with its verifiers.
 
     Args:
         slots: takes that are drawn at once.
+        verifiers: names of `VERIFIERS` that score every take; content and speaker always do.
         sampling: how takes are drawn; None: as the model says.
 
+    Attributes:
+        folder: the model's.
+
     Raises:
-        UserError: if a part of the model is missing, damaged or of another configuration.
+        UserError: if a part of the model is missing, damaged or of another configuration, or a
+            verifier is unknown.
     """
 
-    def __init__(self, model: Path, *, slots: int = 64, sampling: SamplerConfig | None = None):
-        model = stages.model_folder(model)
+    def __init__(
+        self,
+        model: Path,
+        *,
+        slots: int = 64,
+        verifiers: Sequence[str] = (),
+        sampling: SamplerConfig | None = None,
+    ):
+        for name in verifiers:
+            if name not in VERIFIERS:
+                raise UserError(f"verifier {name}: unknown, there are: {', '.join(VERIFIERS)}")
+        self.folder = model = stages.model_folder(model)
         config, params, vocabulary, about = stages.load_language(model)
         graphdef, _ = nn.abstract(lambda rngs: Decoder(config, rngs=rngs))
         recogniser = stages.load_recogniser(model, "recogniser")
@@ -65,8 +80,12 @@ class Voice:
         self.sampling = sampling or stages.load_sampling(model)
         self.guards = guards(codec.config.frame_rate, about.get("pace"))
         self.slots = slots
+        self._about = about
         sampler = Sampler(graphdef, params, vocabulary, self.sampling, slots=slots)
-        self.engine = Engine(sampler, vocabulary, codec, [self.content, self.speaker], self.guards)
+        listening = [self.content, self.speaker]
+        if "self" in verifiers:
+            listening.append(self_verifier(config, params, vocabulary))
+        self.engine = Engine(sampler, vocabulary, codec, listening, self.guards)
         self.stream_decoder = cache(self._stream_decoder)
 
     @property
@@ -100,7 +119,8 @@ class Voice:
 
     def _references(self, text: str, voice: NamedVoice) -> tuple[np.ndarray, ...]:
         said = self.content.reference(normalise(text), None)
-        return said, np.array(voice.embedding, np.float32)
+        itself = [one.reference(text, None) for one in self.engine.verifiers[2:]]
+        return said, np.array(voice.embedding, np.float32), *itself
 
     def task(self, text: str, voice: NamedVoice) -> Task:
         """One text to speak in a voice, which need not be among the model's.
@@ -137,6 +157,14 @@ class Voice:
         chunk = max(1, round(seconds * config.frame_rate))
         return StreamDecoder(config, self.engine.codec.params, chunk)
 
+    def limit(self, name: str) -> int:
+        """Characters of a text that the voice of that name speaks at once: with its prompt's no
+        more than the texts that the model learned from have."""
+        if "longest" in self._about:
+            before = len(self.named(name).text)
+            return min(MAX_TEXT, max(LEAST_TEXT, round(self._about["longest"]) - before))
+        return MAX_TEXT if self._about.get("pace") is None else LEARNED_TEXT
+
     @property
     def usual(self) -> str:
         """The voice that speaks where none is named."""
@@ -165,66 +193,6 @@ def guards(frame_rate: float, pace: float | None) -> GuardConfig:
         slack_codes=round(usual.slack_codes * scale),
         loop_codes=round(usual.loop_codes * scale),
     )
-
-
-def say(
-    text: str,
-    *,
-    model: Path,
-    out: Path,
-    candidates: int,
-    voice: str | None,
-    seed: int,
-    prompt_text: str | None = None,
-    consent: bool = False,
-) -> dict:
-    """Speaks `text` into the file `out` and returns the search's record.
-
-    Draws `candidates` takes, scores them by content and by closeness to the voice, keeps the best.
-
-    Args:
-        voice: a name, or a recording, whose words are `prompt_text`, of somebody who gave
-            `consent`; None: the model's first.
-
-    Raises:
-        UserError: if the text holds no letter or is too long, or model or voice cannot be used.
-    """
-    check_text(text)
-    if not 1 <= candidates <= MAX_CANDIDATES:
-        raise UserError(f"--candidates {candidates}: give from 1 to {MAX_CANDIDATES}")
-    if out.suffix.lower() not in (".wav", ".flac"):
-        raise UserError(f"{out}: can write .wav and .flac")
-    speaker = Voice(model, slots=candidates)
-    if voice is not None and Path(voice).is_file():
-        recorded = recorded_voice(
-            stages.model_folder(model), Path(voice), voice, prompt_text, consent
-        )
-        speaker.voices[voice] = recorded
-    elif prompt_text is not None:
-        raise UserError("--prompt-text: is of a recording, name its file with --voice")
-    name = voice or speaker.usual
-    (pool,), seconds = speaker.pools([text], [name], candidates=candidates, seed=seed)
-    place = best_of(pool, WEIGHTS)
-    wave, rate = pool.waves[place], speaker.engine.rate
-    write_audio(out, wave, rate)
-    record = search_record(
-        pool,
-        WEIGHTS,
-        {candidates: place},
-        strategy="best-of",
-        seconds=seconds,
-        seed=seed,
-        settings=speaker.settings,
-    )
-    length = len(wave) / rate
-    record |= {"out": str(out), "voice": name, "audio_seconds": length, "rtf": seconds / length}
-    chosen = record["candidates"][place]
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in chosen["scores"].items())
-    log(
-        f"{out}: {length:.2f} s of audio in {seconds:.2f} s (real-time factor "
-        f"{record['rtf']:.2f}), take {place + 1} of {candidates}, {chosen['status']}: {scores}"
-    )
-    return record
 
 
 def check_text(text: str) -> None:

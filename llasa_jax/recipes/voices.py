@@ -15,6 +15,7 @@ import numpy as np
 
 from llasa_jax.audio.io import decode_audio, read_audio
 from llasa_jax.codec.batch import BatchCodec
+from llasa_jax.console import log
 from llasa_jax.data.store import WaveStore, level, trim_silence
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import part_hash
@@ -22,7 +23,7 @@ from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
 from llasa_jax.search.engine import Prompt
 from llasa_jax.verifiers.protocol import Candidates, Verifier
-from llasa_jax.verifiers.recogniser import content_verifier
+from llasa_jax.verifiers.recogniser import BatchRecogniser, content_verifier
 from llasa_jax.verifiers.speaker import speaker_verifier
 
 VERSION = 1
@@ -121,7 +122,8 @@ class VoiceMaker:
         self.codec: BatchCodec = stages.load_codec(model)
         config, params, _ = stages.load_speaker(model)
         self.speaker: Verifier = speaker_verifier(config, params, "speaker")
-        self.content: Verifier = content_verifier(*stages.load_recogniser(model, "recogniser"))
+        self._recogniser = stages.load_recogniser(model, "recogniser")
+        self.content: Verifier = content_verifier(*self._recogniser)
 
     def from_recording(self, path: Path, text: str, name: str, consent: str) -> NamedVoice:
         """The voice of a recording of 1 to 15 s in which `text` is said.
@@ -139,14 +141,24 @@ class VoiceMaker:
         wave = decode_audio(data, name, rate, longest=4 * LONGEST)[0]
         return self._checked(trim_silence(wave, rate), text, name, consent, name)
 
-    def _checked(
-        self, wave: np.ndarray, text: str, name: str, consent: str, where: str
-    ) -> NamedVoice:
+    def transcribe(self, path: Path) -> str:
+        """What the recogniser hears in a recording; UserError as `from_recording`."""
+        rate = self.codec.config.sample_rate
+        wave = trim_silence(read_audio(path, rate)[0], rate)
+        self._check_length(wave, str(path))
+        return BatchRecogniser(*self._recogniser, batch=1).transcribe([level(wave)])[0]
+
+    def _check_length(self, wave: np.ndarray, where: str) -> None:
         seconds = len(wave) / self.codec.config.sample_rate
         if not SHORTEST <= seconds <= LONGEST:
             raise UserError(
                 f"{where}: has {seconds:.1f} s of speech; a prompt has {SHORTEST:g} to {LONGEST:g}"
             )
+
+    def _checked(
+        self, wave: np.ndarray, text: str, name: str, consent: str, where: str
+    ) -> NamedVoice:
+        self._check_length(wave, where)
         wave = level(wave)
         if not self.fits(wave, text):
             raise UserError(
@@ -232,11 +244,18 @@ def recorded_voice(
 ) -> NamedVoice:
     """The voice of a recording for a model folder.
 
+    Args:
+        text: what it says; None: what the model's recogniser hears, which is told.
+
     Raises:
-        UserError: without text or consent, or as `VoiceMaker.from_recording`.
+        UserError: without consent, if nothing is said, or as `VoiceMaker.from_recording`.
     """
-    if not (text or "").strip():
-        raise UserError(f"{path}: what does it say? give --prompt-text")
     if not consent:
         raise UserError(f"{path}: a voice is a person's own; ask, then say so with --consent")
-    return VoiceMaker(model).from_recording(path, text, name, "given, as the user says")
+    maker = VoiceMaker(model)
+    if text is None:
+        text = maker.transcribe(path)
+        log(f"{path}: heard {text!r}; if that is wrong, give its words with --prompt-text")
+    if not text.strip():
+        raise UserError(f"{path}: what does it say? give --prompt-text")
+    return maker.from_recording(path, text, name, "given, as the user says")

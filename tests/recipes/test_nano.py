@@ -51,7 +51,8 @@ def test_without_a_model_it_speaks(tmp_path):
     assert record["voice"] == USUAL
     wave, rate = read_audio(tmp_path / "out.wav")
     assert rate == 16000 and 1.0 < len(wave) / rate < 4.0
-    assert record["candidates"][record["choices"]["8"]]["status"] == "ok"
+    (search,) = record["searches"]
+    assert search["candidates"][search["choices"]["8"]]["status"] == "ok"
     recogniser = BatchRecogniser(*stages.load_recogniser(NANO, "recogniser"))
     heard = recogniser.transcribe([wave])
     assert character_errors([TEXT], heard).rate < 0.4, heard

@@ -66,20 +66,32 @@ def test_a_voice_is_added_listed_and_spoken_on_from(model, recording, home, trus
     words = ["say", "hello there", "--model", model, "-o", out, "--voice", "me", "--candidates", 2]
     assert main([*map(str, words), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    chosen = record["candidates"][record["choices"]["2"]]
+    (search,) = record["searches"]
+    chosen = search["candidates"][search["choices"]["2"]]
     assert record["voice"] == "me"
-    assert len(read_audio(out)[0]) == 320 * chosen["codes"]  # the prompt is cut off
+    assert 0 < len(read_audio(out)[0]) <= 320 * chosen["codes"]  # the prompt is cut off
     (model / "voices" / "me.json").unlink()
 
 
 def test_a_recording_is_spoken_on_from_at_once(model, recording, home, trusting, capsys):
     words = ["say", "hello", "--model", model, "-o", recording.with_name("o.wav"), "--voice"]
     words = [*map(str, words), str(recording), "--candidates", "1"]
-    assert main(words) == 2 and "what does it say?" in capsys.readouterr().err
     assert main([*words, "--prompt-text", "my words"]) == 2
     assert "--consent" in capsys.readouterr().err
     assert main([*words, "--prompt-text", "my words", "--consent"]) == 0
     assert recording.with_name("o.wav").is_file() and not home.exists()
+
+
+def test_the_recogniser_hears_what_a_recording_says(
+    model, recording, home, trusting, capsys, monkeypatch
+):
+    words = ["say", "hello", "--model", model, "-o", recording.with_name("o.wav"), "--voice"]
+    words = [*map(str, words), str(recording), "--candidates", "1", "--consent"]
+    monkeypatch.setattr(VoiceMaker, "transcribe", lambda self, path: "these were my words")
+    assert main(words) == 0
+    assert "heard 'these were my words'" in capsys.readouterr().err
+    monkeypatch.setattr(VoiceMaker, "transcribe", lambda self, path: "")
+    assert main(words) == 2 and "what does it say? give --prompt-text" in capsys.readouterr().err
 
 
 def test_prompt_and_take_are_decoded_together_and_cut(model, monkeypatch):
