@@ -62,8 +62,8 @@ def test_own_names_and_addresses_are_served(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "[::1", "a:b:c", "["]
-)  # fmt: skip
+    "host", ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "[::1", "["]
+)
 def test_names_that_point_here_are_refused(host):
     found = ask([("Host", host)])
     assert found[0] == 403 and error(found) == "host"
