@@ -154,7 +154,7 @@ def _page() -> tuple[str, str]:
 
     policy = (
         f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; "
-        "connect-src 'self'; media-src blob: data:; img-src data:; "
+        "connect-src 'self'; media-src blob:; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html, policy
