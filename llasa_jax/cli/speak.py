@@ -101,7 +101,18 @@ def add_voices(commands) -> None:
     add.add_argument("what", type=Path, help="a recording of 1 to 15 s, or a corpus's folder")
     add.add_argument("--name", default=None, help="of the recording's voice")
     prompt(add)
-    for part in (listed, add):
+    text = "Train a voice of one's own, beginning with the shipped one."
+    train = command(parts, "train", _run_voices_train, text)
+    help = "folder of one speaker's .wav or .flac files, each beside a .txt file with its words"
+    train.add_argument("recordings", type=Path, help=help)
+    train.add_argument("--name", required=True, help="of the voice")
+    help = "the speaker of the recordings agrees to be spoken with"
+    train.add_argument("--consent", action="store_true", help=help)
+    train.add_argument("--out", type=Path, required=True, help="folder of the run and its model")
+    help = "override a setting of configs/finetune_nano.py, e.g. train.steps=200; may be repeated"
+    train.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=help)
+    seed(train)
+    for part in (listed, add, train):
         part.add_argument("--model", type=Path, default=None, help=MODEL)
 
 
@@ -122,3 +133,18 @@ def _run_voices_add(options) -> None:
 
     what = {"name": options.name, "text": options.prompt_text, "consent": options.consent}
     print("\n".join(add_voices(options.what, **what, model=options.model)))
+
+
+def _run_voices_train(options) -> None:
+    from llasa_jax.recipes.own_voice import train_voice
+
+    model = train_voice(
+        options.recordings,
+        name=options.name,
+        consent=options.consent,
+        out=options.out,
+        model=options.model,
+        settings=options.set,
+        seed=options.seed,
+    )
+    print(model)

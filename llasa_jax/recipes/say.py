@@ -104,7 +104,7 @@ def say(
     Raises:
         UserError: text, model, voice or format cannot be used.
     """
-    form = _format(out, form)
+    form = sound_format(out, form)
     loudspeaker = _loudspeaker() if play else None
     hidden = None if mark is None else watermark(mark)
     long.plan(text, long.MOST_CHARACTERS, NORMALISERS[normalise])  # refused before models are read
@@ -132,8 +132,9 @@ def say(
         consume=consume if play or out == OUT else None,
     )
     if out not in (None, OUT):
-        _write(Path(out), encode(marked(speech.wave, rate, hidden), rate, form, tags))
-    return describe(speech, speaker, name, search, seed) | {"out": str(out), "watermark": mark}
+        write_file(Path(out), encode(marked(speech.wave, rate, hidden), rate, form, tags))
+    record = describe(speech, name=name, search=search, seed=seed)
+    return record | {"out": str(out), "watermark": mark}
 
 
 def speak_text(
@@ -184,9 +185,7 @@ def speak_text(
     return speech
 
 
-def describe(
-    speech: long.Speech, speaker: Voice, name: str, search: Search, seed: int
-) -> dict[str, Any]:
+def describe(speech: long.Speech, *, name: str, search: Search, seed: int) -> dict[str, Any]:
     """The record of a speech, JSON-able, and a line about it on stderr."""
     length = len(speech.wave) / speech.rate
     record = speech.record() | {
@@ -210,7 +209,8 @@ def describe(
     return record
 
 
-def _format(out: str | Path | None, form: str | None) -> str:
+def sound_format(out: str | Path | None, form: str | None) -> str:
+    """The name of the format of a file: `form`, or what its suffix says; UserError if unknown."""
     if form is None:
         form = "wav" if out in (None, OUT) else Path(out).suffix.lower().removeprefix(".")
     if form not in FORMATS:
@@ -218,7 +218,7 @@ def _format(out: str | Path | None, form: str | None) -> str:
     return form
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """The file appears whole or not at all."""
     temporary = None
     try:

@@ -165,6 +165,10 @@ class VoiceMaker:
                 f"{where}: does not say {text[:60]!r}, as the recogniser hears it; give its own "
                 "words with --prompt-text"
             )
+        return self.from_wave(wave, text, name, consent)
+
+    def from_wave(self, wave: np.ndarray, text: str, name: str, consent: str) -> NamedVoice:
+        """The voice of a wave float32 [samples] that is level and without silence, unchecked."""
         codes = self.codec.encode([wave])[0].tolist()
         embedding = self.speaker.reference("", wave).tolist()
         return NamedVoice(name, embedding, text, codes, consent)
