@@ -47,8 +47,9 @@ make_venv() {
 bootstrap_pip() {
   local work apt wheels
   "$PYTHON" -m ensurepip >/dev/null 2>&1 && return
-  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     die "this Python has no ensurepip; install your system's package for it (python3-venv)"
+  fi
   say "Fetching pip from the package python3-pip-whl"
   work="$(mktemp -d)"
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"

@@ -1,0 +1,2 @@
+# launch/pod.sh skypilot list
+sky jobs queue
