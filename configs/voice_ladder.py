@@ -26,9 +26,9 @@ def get_config() -> SweepPlan:
             RungConfig(2e13, (96, 128, 192)),
             RungConfig(6e12, (96,), seeds=(1, 2)),
             # Three passes: a third of the budget is that of a third of the tokens.
-            RungConfig(1e13 / 3, (96,), data=(1 / 54,)),
-            RungConfig(2e13 / 3, (96,), data=(2 / 54,)),
-            RungConfig(1e13, (96,), data=(3 / 54,)),
+            RungConfig(1e13 / 3, (96,), data=(0.04,)),
+            RungConfig(2e13 / 3, (96,), data=(0.08,)),
+            RungConfig(1e13, (96,), data=(0.12,)),
             RungConfig(6e13, (128, 192, 256)),
             RungConfig(2e13, (64,)),
             RungConfig(6e13, (96,)),

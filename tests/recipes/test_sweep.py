@@ -31,7 +31,7 @@ def get_config():
                      guide=GuideConfig(until=0.5))
     rungs = (RungConfig(6e8, (8, 16)), RungConfig(6e8, (8,), data=(0.2,)),
              RungConfig(6e9, (16,), held_out=True))
-    return SweepPlan(run=run, rungs=rungs, used=0.9, length=250, valid_rows=4)
+    return SweepPlan(run=run, rungs=rungs, used=0.84, length=52, valid_rows=4)
 """
 
 
@@ -93,7 +93,7 @@ def test_every_run_leaves_a_row_and_a_model(capsys, place, swept):
     assert [row["name"] for row in rows] == [run["name"] for run in runs if not run["held_out"]]
     for row, run in zip(rows, runs, strict=False):
         assert run["finished"] and run["rate_of"] == "finished runs of this width"
-        assert row["flops"] == pytest.approx(run["flops"], rel=0.15)  # `used` and `length` are near
+        assert row["flops"] == pytest.approx(run["flops"], rel=0.2)  # `used` and `length` are near
         assert row["d"] == row["d_text"] + row["d_speech"] > row["n"] - row["n_inner"] > 0
         assert 0 < row["unique"] <= row["d"]
         nats = sorted((row["speech_nats"], row["text_nats"]))
