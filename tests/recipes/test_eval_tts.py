@@ -112,6 +112,7 @@ def test_a_list_is_spoken_judged_and_goes_on_where_it_stopped(run, tmp_path, mon
     # Another judge hears what is there; another configuration is refused by name.
     monkeypatch.setattr(recipe.Talker, "engine", lambda self, strategies: 1 / 0)
     monkeypatch.setattr(scorers, "Dnsmos", Quality)
+    monkeypatch.setitem(scorers.PACKAGES, "dnsmos", "numpy")  # an optional package's version
     more, _ = run(*ways, *OWN, "--scorer", "dnsmos")
     assert more["runs"][0]["scores"]["dnsmos"]["value"]["n"] == 3
     _, told = run("--strategy", "direct", *OWN, "--seed", "1", status=2)
