@@ -124,6 +124,8 @@ class Listeners:
         return self._once("source", name, self._source)
 
     def _source(self, name: str) -> str:
+        if name not in KINDS:
+            raise UserError(f"judge or verifier {name!r}: unknown, there are: {', '.join(KINDS)}")
         if name in OF_THE_MODEL:
             return part_hash(self._folder(name), OF_THE_MODEL[name])
         if self.paths.get(name):

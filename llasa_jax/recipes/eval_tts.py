@@ -32,7 +32,7 @@ from llasa_jax.metrics import seed_tts
 from llasa_jax.metrics.seed_tts import Language
 from llasa_jax.recipes.measure import machine
 from llasa_jax.recipes.stages import model_folder, write_json
-from llasa_jax.recipes.talking import Talker, TalkSettings
+from llasa_jax.recipes.talking import RECORDED, Talker, TalkSettings
 
 BLOCK = 16  # utterances that are spoken and judged together
 FLITE = "flite-en"  # the list of the shipped voice's held-out sentences
@@ -310,7 +310,7 @@ def _scores(
     """What a judge says of each utterance, by its id."""
     talker = run.talker
     if scorer.kind == "words":
-        heard = scorer.judge([_whole(talker, item, waves[item.id]) for item in items])
+        heard = scorer.judge([_whole(run, item, waves[item.id]) for item in items])
         found = {}
         for item, text in zip(items, heard, strict=True):
             wrong = seed_tts.errors(item.text, text, talker.which.language)
@@ -344,11 +344,11 @@ def _target(scorer: Scorer, talker: Talker, item: Item, key: str, wave: np.ndarr
     return talker.targets[name]
 
 
-def _whole(talker: Talker, item: Item, wave: np.ndarray) -> np.ndarray:
-    """What says all of an item's text: of one that is continued, its beginning as well."""
-    if not talker.which.continues:
+def _whole(run: Run, item: Item, wave: np.ndarray) -> np.ndarray:
+    """What says all of an item's text: of one that was continued, its beginning as well."""
+    if not run.talker.which.continues or run.strategy in RECORDED:
         return wave
-    return np.concatenate([talker.heard_voice(item)["o"], wave])
+    return np.concatenate([run.talker.heard_voice(item)["o"], wave])
 
 
 def summary(which: EvalSet, runs: Sequence[Run], scorers: Sequence[str]) -> dict[str, Any]:

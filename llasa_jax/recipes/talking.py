@@ -45,6 +45,7 @@ STRATEGIES = {
     "truth": "the recordings themselves",
     "codec": "the recordings through the codec",
 }
+RECORDED = ("truth", "codec")
 SEARCHED = ("partial", "partial+best-of")
 WORDS = "-wer"  # ends the name of a judge whose word errors choose
 SLOTS = 64
@@ -100,7 +101,7 @@ class TalkSettings:
 
     def of(self, strategy: str) -> dict[str, Any]:
         """What a strategy's speech hangs on."""
-        if strategy in ("truth", "codec"):
+        if strategy in RECORDED:
             return {"strategy": strategy}
         found = {"strategy": strategy, "seed": self.seed, "chunk": self.chunk}
         if strategy == "best-of":
@@ -249,17 +250,17 @@ class Talker:
             "settings": self.settings.of(strategy),
             "text": item.text,
             "voice": [voice, item.prompt_text, self.which.continues],
-            "truth": self.hash_of(item.truth) if strategy in ("truth", "codec") else "",
+            "truth": self.hash_of(item.truth) if strategy in RECORDED else "",
             "id": item.id,
         }
-        if strategy not in ("truth", "codec"):
+        if strategy not in RECORDED:
             what["sampler"] = asdict(stages.load_sampling(self.model))
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
 
     def speak(self, items: Sequence[Item], strategies: Sequence[str]) -> dict[str, list[Spoken]]:
         """What each strategy makes of the items, in their order."""
         found = {}
-        for strategy in ("truth", "codec"):
+        for strategy in RECORDED:
             if strategy in strategies:
                 found[strategy] = [self._recorded(item, strategy) for item in items]
         for group in (("direct",), ("best-of",), SEARCHED):

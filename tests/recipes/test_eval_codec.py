@@ -210,6 +210,7 @@ def test_a_list_with_texts_gives_the_columns_of_table_1(model, tmp_path, monkeyp
             return np.array([np.nan, *[3.5] * (len(waves) - 1)], np.float32)
 
     monkeypatch.setattr(scorers, "Utmos", Quality)
+    monkeypatch.setitem(scorers.PACKAGES, "utmos", "numpy")  # needs no torch for its version
     monkeypatch.setattr(scorers, "Pocketsphinx", Judge)
     for name in "abc":
         wave = 0.3 * np.sin(np.arange(16000) * (0.1 + ord(name) / 1000))

@@ -112,6 +112,7 @@ def test_a_list_is_spoken_judged_and_goes_on_where_it_stopped(run, tmp_path, mon
     # Another judge hears what is there; another configuration is refused by name.
     monkeypatch.setattr(recipe.Talker, "engine", lambda self, strategies: 1 / 0)
     monkeypatch.setattr(scorers, "Dnsmos", Quality)
+    monkeypatch.setitem(scorers.PACKAGES, "dnsmos", "numpy")  # an optional package's version
     more, _ = run(*ways, *OWN, "--scorer", "dnsmos")
     assert more["runs"][0]["scores"]["dnsmos"]["value"]["n"] == 3
     _, told = run("--strategy", "direct", *OWN, "--seed", "1", status=2)
@@ -218,8 +219,35 @@ def test_the_shipped_voices_list_has_recordings_of_both(tmp_path, monkeypatch):
     assert recipe.flite_set(10).hash == which.hash
 
 
-def process(arguments, number, address, folder):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+def test_an_utterance_is_continued_and_heard_with_its_beginning(
+    speaking_model, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "test-clean" / "1"
+    folder.mkdir(parents=True)
+    write_audio(folder / "1-0.flac", tone(4.5, 0.1), 16000)
+    (folder / "1.trans.txt").write_text("1-0 THREE WORDS LONG")
+    lengths = []
+
+    class Judge:
+        def transcribe(self, waves, on_wave=None):
+            lengths.extend(map(len, waves))
+            return ["three words"] * len(waves)
+
+    monkeypatch.setattr(scorers, "Pocketsphinx", Judge)
+    words = ["eval", "tts", tmp_path / "test-clean", "--model", speaking_model, "--json"]
+    words += ["--out", tmp_path / "out", "--strategy", "truth,direct", "--scorer", "pocketsphinx"]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["continues"] == 3
+    said = next((tmp_path / "out").glob("*/direct/waves/1-0.wav"))
+    assert lengths == [72000, 48000 + len(read_audio(said)[0])]
+    assert found["runs"][1]["scores"]["pocketsphinx"]["rate"]["value"] == pytest.approx(1 / 3)
+    assert "table 5" in (tmp_path / "out" / "tts.html").read_text()
+
+
+def process(arguments, number, address, folder, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if address:
         environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
         environment |= {"JAX_PROCESS_ID": str(number)}
@@ -231,20 +259,21 @@ def process(arguments, number, address, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes_leave_what_one_does(speaking_model, tmp_path):
-    """Forty sentences, three blocks; the bytes of the summary and of every row are the same."""
+    """Forty sentences, three blocks; the bytes of the summary and of every row are the same. Two
+    devices of a process speak as many."""
     lines = [f"u{i}|sentence number {i} of forty" for i in range(40)]
     (tmp_path / "many.lst").write_text("\n".join(lines))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     summaries = []
-    for count, where in ((1, None), (2, address)):
-        out = tmp_path / f"out-{count}"
+    for count, where, devices in ((1, None, 1), (2, address, 1), (1, None, 2)):
+        out = tmp_path / f"out-{count}-{devices}"
         words = ["eval", "tts", tmp_path / "many.lst", "--model", speaking_model, "--out", out]
         words += [*SMALL, "--strategy", "direct,best-of", "--scorer", "content"]
-        logs = tmp_path / f"logs-{count}"
+        logs = tmp_path / f"logs-{count}-{devices}"
         logs.mkdir()
-        started = [process(words, number, where, logs) for number in range(count)]
+        started = [process(words, number, where, logs, devices) for number in range(count)]
         try:
             codes = [one.wait(900) for one in started]
         finally:
@@ -255,3 +284,4 @@ def test_two_processes_leave_what_one_does(speaking_model, tmp_path):
         assert len(rows) == 40
         summaries.append(((out / "summary.json").read_bytes(), rows))
     assert summaries[0] == summaries[1]
+    assert summaries[2][1].keys() == summaries[0][1].keys()

@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,12 +21,44 @@ def test_samples_are_clipped_not_wrapped():
         (external.Pocketsphinx, "pip install pocketsphinx"),
         (external.Paraformer, "pip install funasr"),
         (external.Dnsmos, r"pip install 'llasa-jax\[eval\]'"),
+        (external.Utmos, "pip install torch"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(monkeypatch, judge, command):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=command):
         judge()
+
+
+def test_utmos_hears_each_wave_through_torch_hub(monkeypatch):
+    """With a stand-in for torch and its hub: the model gives a wave's mean."""
+
+    class Model:
+        def eval(self):
+            return self
+
+        def __call__(self, sound, rate):
+            assert sound.shape[0] == 1 and sound.dtype == np.float32 and rate == 16000
+            return [sound.mean()]
+
+    def load(repository, name, trust_repo):
+        if not trust_repo or not online:
+            raise OSError("no network\nat all")
+        assert (repository, name) == ("tarepan/SpeechMOS:v1.2.0", "utmos22_strong")
+        return Model()
+
+    fake = SimpleNamespace(
+        hub=SimpleNamespace(load=load), inference_mode=nullcontext, from_numpy=lambda x: x
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    online = True
+    waves = [np.full(10, 2.0), np.zeros(0, np.float32), np.full(5, 4.0, np.float32)]
+    np.testing.assert_array_equal(external.Utmos().scores(waves), np.float32([2, np.nan, 4]))
+    online = False
+    with pytest.raises(UserError, match="OSError: no network") as caught:
+        external.Utmos()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
