@@ -35,7 +35,8 @@ from llasa_jax.interop.bundle import part_hash
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.recipes.eval_nano import read_sentences
 from llasa_jax.recipes.stages import codec_config, model_folder
-from llasa_jax.recipes.voice import MAX_CANDIDATES, Voice
+from llasa_jax.recipes.strategy import MAX_CANDIDATES
+from llasa_jax.recipes.voice import Voice
 from llasa_jax.search.strategies import Pool, worth_learning
 from llasa_jax.verifiers.protocol import Verifier
 
