@@ -1,13 +1,13 @@
 """The codec of the shipped voice: 25 codes a second of 4,096, taught by a recogniser.
 
     llasa data prepare flite-en --out runs/voice/corpus --minutes 1260
-    llasa train voice_recogniser --store runs/voice/corpus --out runs/voice
+    llasa train voice_teacher --store runs/voice/corpus --out runs/voice/teacher
     llasa codec train voice_codec --store runs/voice/corpus --out runs/voice \
-        --set semantic_model=runs/voice/model
+        --set semantic_model=runs/voice/teacher/model
 
 16 kHz, one FSQ code of 4^6 = 4,096 every 640 samples: 300 bit/s. So few and so coarse because the
 language model behind it learns from tens of millions of tokens, not from billions. What the codes
-must hold first is what is said: the encoder hears the frozen features of `voice_recogniser`, the
+must hold first is what is said: the encoder hears the frozen features of `voice_teacher`, the
 codes have to give them back (`semantic_weight`), and so has the sound (`perceptual_weight`).
 """
 

@@ -12,17 +12,27 @@ out="${1:-runs/voice}"
 llasa() { "$VENV/bin/llasa" "$@"; }
 
 [ -e "$out/corpus/store.json" ] || llasa data prepare flite-en --out "$out/corpus" --minutes 1260
+[ -e "$out/teacher/model/recogniser.safetensors" ] ||
+  llasa train voice_teacher --store "$out/corpus" --out "$out/teacher"
 [ -e "$out/model/recogniser.safetensors" ] ||
   llasa train voice_recogniser --store "$out/corpus" --out "$out"
 [ -e "$out/model/speaker.safetensors" ] || llasa train voice_speaker --store "$out/corpus" --out "$out"
 [ -e "$out/model/codec.safetensors" ] ||
-  llasa codec train voice_codec --store "$out/corpus" --out "$out" --set semantic_model="$out/model"
+  llasa codec train voice_codec --store "$out/corpus" --out "$out" \
+    --set semantic_model="$out/teacher/model"
 llasa data prepare "$out/corpus" --model "$out/model" --out "$out/tokens" --tokenizer english \
   --set row=512 --set 'kinds=["generation","understanding"]' >/dev/null
+# The language model in two stages: it reads, then it also learns what speech is without its text.
+mkdir -p "$out/first"
+cp "$out/model/codec.safetensors" "$out/model/tokenizer.json" "$out/first/"
+[ -e "$out/first/lm.safetensors" ] ||
+  llasa train voice_lm --tokens "$out/tokens" --model "$out/first" --out "$out/lm"
 [ -e "$out/model/lm.safetensors" ] ||
-  llasa train voice_lm --tokens "$out/tokens" --model "$out/model" --out "$out/lm"
+  llasa train voice_guided --init "$out/first" --tokens "$out/tokens" --model "$out/model" \
+    --out "$out/guided"
 rm -rf "$out/nano.part"
 llasa convert "$out/model" --out "$out/nano.part" --dtype float16
+cp llasa_jax/nano/sampling.json "$out/nano.part/"
 llasa voices add "$out/corpus" --model "$out/nano.part"
 rm -rf "$out/nano" && mv "$out/nano.part" "$out/nano"
 say "speak: llasa say \"any text\" --model $out/nano"

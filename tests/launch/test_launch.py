@@ -105,19 +105,26 @@ def test_parity_installs_torch_before_transformers(checkout):
 def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
     (checkout.bin / "llasa").write_text(
         '#!/bin/bash\necho "$1 $2" >> "$(dirname "$0")/log"\n'
+        '[ "$1" = codec ] && touch run/model/codec.safetensors run/model/tokenizer.json\n'
         'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
     )
+    shipped = checkout.root / "llasa_jax/nano"
+    shipped.mkdir(parents=True)
+    (shipped / "sampling.json").write_text("{}")
     checkout.run("quickstart.sh")
     checkout.log()
-    parts = ["train voice_recogniser", "train voice_speaker", "codec train"]
+    listen = ["train voice_teacher", "train voice_recogniser", "train voice_speaker"]
+    parts = [*listen, "codec train"]
     always = ["data prepare", "convert run/model", "voices add"]
     done = checkout.run("voice.sh", "run")
     assert done.returncode == 0, done.stderr
-    assert checkout.log() == ["data prepare", *parts, always[0], "train voice_lm", *always[1:]]
+    language = ["train voice_lm", "train voice_guided"]
+    assert checkout.log() == ["data prepare", *parts, always[0], *language, *always[1:]]
     assert [path.name for path in (checkout.root / "run").glob("nano*")] == ["nano"]
     (checkout.root / "run/corpus/store.json").touch()
-    for name in ("recogniser", "speaker", "codec", "lm"):
-        (checkout.root / f"run/model/{name}.safetensors").touch()
+    made = [f"model/{name}" for name in ("recogniser", "speaker", "codec", "lm")]
+    for name in [*made, "teacher/model/recogniser", "first/lm"]:
+        (checkout.root / f"run/{name}.safetensors").touch()
     assert checkout.run("voice.sh", "run").returncode == 0
     assert checkout.log() == always
 
