@@ -34,10 +34,18 @@ VIEWS = {
 TEXT = "the river was quiet until the rain began"
 
 
+def until(page: Page, condition: str, seconds: float) -> None:
+    """Asks again and again: the page's policy forbids playwright's own waiting, which evaluates."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
 def visit(page: Page, address: str, candidates: int, seconds: float) -> dict:
     """Types and searches with the keyboard alone, hears a take, and takes the file along."""
     page.goto(address)
-    page.wait_for_function("document.querySelectorAll('#voice option').length > 0")
+    until(page, "document.querySelectorAll('#voice option').length > 0", seconds)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.press("Control+a")
@@ -49,7 +57,7 @@ def visit(page: Page, address: str, candidates: int, seconds: float) -> dict:
     page.wait_for_selector(".take", timeout=1000 * seconds)  # the first of them
     page.wait_for_selector("#download", timeout=1000 * seconds)
     page.locator(".take button").first.click()
-    page.wait_for_function("player && player.currentTime > 0.1", timeout=1000 * seconds)
+    until(page, "Boolean(player && player.currentTime > 0.1)", seconds)
     with page.expect_download() as download:
         page.locator("#download").click()
     file = Path(download.value.path()).read_bytes()

@@ -209,7 +209,11 @@ def assault(address: str, count: int, seed: int) -> dict:
     slowest = 0.0
     for number in range(count):
         kind, data = sender.request()
-        status, answer, seconds = sender.send(kind, data)
+        try:
+            status, answer, seconds = sender.send(kind, data)
+        except KeyboardInterrupt:  # what was done counts
+            count = number
+            break
         kinds[kind] += 1
         statuses[status] += 1
         slowest = max(slowest, seconds)

@@ -3,8 +3,8 @@
     python tests/soak/serve_load.py [--minutes 10] [--clients 32] [--out FILE]
 
 Starts `llasa serve` with the shipped voice and its defaults (or takes --address and --pid of one
-that runs). Each client asks again and again: half for a whole file of the best of 4, or of one take;
-half for a stream of a paragraph. Every wave must decode to sound of a length that fits its text.
+that runs). Each client asks again and again: half for a whole file of one take or the best of 4,
+half for a stream of six sentences. Every wave must decode to sound of a length that fits its text.
 
 Prints one JSON object; exit status 1 if a bound of docs/serve.md is not kept.
 """
