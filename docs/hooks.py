@@ -1,4 +1,4 @@
-"""What the site takes from the code: commands, settings, the model card and the measured figures."""
+"""What the site takes from the code: commands, settings, the model card and measured figures."""
 
 import argparse
 import dataclasses
@@ -92,9 +92,8 @@ def configuration() -> str:
     }
     for name, kind in sorted(kinds.items()):
         text = "\n".join(line.strip() for line in (kind.__doc__ or "").splitlines())
-        parts.append(
-            f"\n## {name}\n\n{attributes(text)}\n\n| setting | type | default |\n|---|---|---|\n"
-        )
+        parts.append(f"\n## {name}\n\n{attributes(text)}\n\n")
+        parts.append("| setting | type | default |\n|---|---|---|\n")
         for field in dataclasses.fields(kind):
             kind_name = str(getattr(field.type, "__name__", field.type))
             parts.append(f"| `{field.name}` | `{code(kind_name)}` | {default(field)} |\n")

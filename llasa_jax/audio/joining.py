@@ -24,7 +24,7 @@ def join(
     """
     fade = np.sin(np.linspace(0, np.pi / 2, max(1, round(FADE_SECONDS * rate)))) ** 2
     parts, spans, end = [], [], 0
-    for wave, pause in zip(waves, [*pauses, 0.0], strict=True):
+    for wave, pause in zip(waves, [*pauses, 0.0][: len(waves)], strict=True):
         part = np.array(wave, np.float32)
         size = min(len(fade), len(part) // 2)
         part[:size] *= fade[:size]
@@ -43,6 +43,8 @@ def stretches(wave: np.ndarray, rate: int) -> list[tuple[int, int]]:
         First and last sample of each; together they are the wave. What follows the last cut may be
         shorter.
     """
+    if len(wave) <= LONGEST * rate:
+        return [(0, len(wave))]
     hop = rate // 100
     frames = len(wave) // hop
     power = np.square(wave[: frames * hop], dtype=np.float64).reshape(frames, hop).mean(1)

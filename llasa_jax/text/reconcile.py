@@ -81,6 +81,8 @@ def reconcile(sentences: Sequence[str], heard: str) -> list[Finding]:
         ValueError: if either has over `MOST` letters.
     """
     findings = [Finding(normalise(sentence)) for sentence in sentences]
+    if not findings:
+        return []
     heard = normalise(heard)
     bounds = np.cumsum([0] + [len(finding.text) + 1 for finding in findings])
     if max(bounds[-1], len(heard)) > MOST:
