@@ -45,26 +45,33 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
     return wave, rate
 
 
-def decode_audio(data: bytes, name: str, rate: int | None = None) -> tuple[np.ndarray, int]:
+def decode_audio(
+    data: bytes, name: str, rate: int | None = None, longest: float = MAX_SECONDS
+) -> tuple[np.ndarray, int]:
     """What `read_audio` gives, of a file's bytes (wav, flac, ogg, mp3, ...) called `name`.
+
+    Args:
+      longest: seconds that it may last.
 
     Raises:
       UserError: as `read_audio`.
     """
-    wave, rate = _read_soundfile(Path(name), io.BytesIO(data), rate)
+    wave, rate = _read_soundfile(Path(name), io.BytesIO(data), rate, longest)
     if wave.size == 0:
         raise UserError(f"audio file {name} is empty; record it again or remove it")
     return wave, rate
 
 
-def _read_soundfile(path: Path, file: bytes | BinaryIO, rate: int | None) -> tuple[np.ndarray, int]:
+def _read_soundfile(
+    path: Path, file: bytes | BinaryIO, rate: int | None, longest: float = MAX_SECONDS
+) -> tuple[np.ndarray, int]:
     """`file` is what to open: the path, or its contents."""
     try:
         with soundfile.SoundFile(file) as file:
             source, channels = file.samplerate, file.channels
             if source not in RATES:
                 raise UserError(f"audio file {path} has {source} Hz; export it at 16 to 48 kHz")
-            _check_length(path, file.frames / source)
+            _check_length(path, file.frames / source, longest)
             blocks = file.blocks(max(1, BLOCK // channels), dtype="float32", always_2d=True)
             return _gather(path, blocks, source, rate)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
@@ -106,9 +113,10 @@ def _gather(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32), target
 
 
-def _check_length(path: Path, seconds: float) -> None:
-    if seconds > MAX_SECONDS:
-        raise UserError(f"audio file {path} lasts over an hour ({seconds:.0f} s); cut it first")
+def _check_length(path: Path, seconds: float, longest: float = MAX_SECONDS) -> None:
+    if seconds > longest:
+        bound = "an hour" if longest == MAX_SECONDS else f"{longest:.0f} s"
+        raise UserError(f"audio file {path} lasts over {bound} ({seconds:.0f} s); cut it first")
 
 
 def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:

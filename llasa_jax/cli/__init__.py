@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from llasa_jax import __version__
-from llasa_jax.cli import codec, data, measure, speak, train
+from llasa_jax.cli import codec, data, measure, serve, speak, train
 from llasa_jax.cli.common import Parser
 from llasa_jax.errors import Saved, UserError
 
@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         speak.add_quickstart,
         speak.add_say,
         speak.add_voices,
+        serve.add_serve,
         codec.add_codec,
         data.add_data,
         train.add_train,

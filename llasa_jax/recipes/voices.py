@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_jax.audio.io import read_audio
+from llasa_jax.audio.io import decode_audio, read_audio
 from llasa_jax.codec.batch import BatchCodec
 from llasa_jax.console import log
 from llasa_jax.data.store import WaveStore, level, trim_silence
@@ -134,6 +134,12 @@ class VoiceMaker:
         rate = self.codec.config.sample_rate
         wave = trim_silence(read_audio(path, rate)[0], rate)
         return self._checked(wave, text, name, consent, str(path))
+
+    def from_bytes(self, data: bytes, text: str, name: str, consent: str) -> NamedVoice:
+        """As `from_recording`, of a file's contents."""
+        rate = self.codec.config.sample_rate
+        wave = decode_audio(data, name, rate, longest=4 * LONGEST)[0]
+        return self._checked(trim_silence(wave, rate), text, name, consent, name)
 
     def transcribe(self, path: Path) -> str:
         """What the recogniser hears in a recording; UserError as `from_recording`."""

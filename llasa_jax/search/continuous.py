@@ -69,6 +69,9 @@ class ContinuousBatch:
         self._told = np.zeros(slots, np.int64)  # codes of each slot that were reported
         self._session: Session | None = None
 
+    def __len__(self) -> int:
+        return len(self._drawn)
+
     @property
     def free(self) -> int:
         """Slots for which nothing waits; negative where more waits."""

@@ -1,0 +1,1 @@
+"""Speech over HTTP: OpenAI's speech API, search while you watch, and a page."""

@@ -1,0 +1,48 @@
+"""Pieces of a text become one sound; requests become what is asked for."""
+
+import base64
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llasa_jax.serve.errors import ApiError
+from llasa_jax.serve.requests import recording
+from llasa_jax.serve.speaking import faded
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
+def test_edges_fade_however_the_wave_comes(lengths):
+    waves = [np.ones(length, np.float32) for length in lengths]
+    found = np.concatenate(list(faded(waves, 10)))
+    assert len(found) == sum(lengths)
+    if len(found) >= 20:
+        ramp = np.sin(np.linspace(0, np.pi / 2, 10)) ** 2
+        assert np.allclose(found[:10], ramp, atol=1e-6)
+        assert np.allclose(found[-10:], ramp[::-1], atol=1e-6)
+        assert (found[10:-10] == 1).all()
+
+
+@given(st.binary(min_size=60, max_size=200))
+def test_inline_recordings_are_their_bytes(data):
+    text = base64.b64encode(data).decode()
+    assert recording(text) == data
+    assert recording(f"data:audio/wav;base64,{text}") == data
+
+
+@pytest.mark.parametrize(
+    "given_", ["data:audio/wav,abc", "data:", "/" * 100 + "!", "https://example.com/" + "a" * 60]
+)
+def test_addresses_and_paths_are_refused(given_):
+    with pytest.raises(ApiError):
+        recording(given_)
+
+
+def test_what_is_short_is_a_name():
+    assert recording("slt") is None and recording("/etc/passwd") is None
+
+
+def test_errors_hold_nothing_that_json_cannot():
+    body = ApiError(400, "\ud800 é", param="input").body
+    assert body["error"]["message"].isascii()
