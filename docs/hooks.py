@@ -69,7 +69,7 @@ def spelling(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"`{value}`"
     takes = "" if action.nargs == 0 else f" {value}"
-    return f"`{', '.join(action.option_strings)}{takes}`".replace("|", "\\|")
+    return f"`{', '.join(action.option_strings)}{takes}`"
 
 
 def configuration() -> str:
@@ -116,7 +116,7 @@ def default(field: dataclasses.Field) -> str:
 
 
 def code(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(text.split())
 
 
 def cell(text: str) -> str:

@@ -119,10 +119,15 @@ def _letters(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
+def _leave_out(bounds: np.ndarray) -> np.ndarray:
+    """Edits that each sentence costs where it is left out as a whole."""
+    return np.minimum(LEAVE_OUT, np.diff(bounds))
+
+
 def _costs(said: np.ndarray, heard: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     """Least edits between the first j letters heard and the text up to letter i: int16 [j, i]."""
     place = np.arange(len(said) + 1, dtype=np.int16)
-    rise = LEAVE_OUT * np.arange(len(bounds), dtype=np.int16)
+    rise = np.append(0, np.cumsum(_leave_out(bounds))).astype(np.int16)
 
     def forward(row: np.ndarray) -> None:
         """Letters and whole sentences left out."""
@@ -155,6 +160,7 @@ def _path(
     """
     costs = _costs(said, heard, bounds)
     number = {int(bound): k for k, bound in enumerate(bounds)}
+    leave_out = _leave_out(bounds)
     i, j, leg = len(said), len(heard), 0
     path = []
     while i or j:
@@ -165,7 +171,7 @@ def _path(
         elif j and cost == costs[j - 1, i] + 1:
             j -= 1
             path.append((-leg, max(0, i - 1), j, False))
-        elif k and cost == costs[j, bounds[k - 1]] + LEAVE_OUT:
+        elif k and cost == costs[j, bounds[k - 1]] + leave_out[k - 1]:
             i, leg = int(bounds[k - 1]), leg + 1
         elif i and cost == costs[j, i - 1] + 1:
             i -= 1
