@@ -113,11 +113,17 @@ def flags(kind: str) -> str:
 
 def data_of(config: str) -> str:
     """What a configuration is trained with: "model" (a language model) or "corpus" (a codec)."""
+    return "corpus" if kind_of(config) == "CodecRun" else "model"
+
+
+def kind_of(config: str) -> str:
+    """What a configuration is of; a SweepPlan is of several language models."""
     path = HERE.parent / "configs" / f"{config}.py"
-    found = re.search(r"-> (DecoderRun|CodecRun):", path.read_text()) if path.is_file() else None
+    kinds = r"-> (DecoderRun|CodecRun|SweepPlan):"
+    found = re.search(kinds, path.read_text()) if path.is_file() else None
     if found is None:
-        raise Refused(f"{config}: no language model or codec of this name in configs/")
-    return {"DecoderRun": "model", "CodecRun": "corpus"}[found[1]]
+        raise Refused(f"{config}: no language model, ladder or codec of this name in configs/")
+    return found[1]
 
 
 def command(options: argparse.Namespace, shared: str, store: str) -> list[str]:
@@ -127,16 +133,23 @@ def command(options: argparse.Namespace, shared: str, store: str) -> list[str]:
         shared: the folder with the model, the corpus and the runs, as a process sees it.
         store: where tokens and checkpoints are: the same folder, or the bucket's address.
     """
-    run = f"runs/{options.name}"
+    run, prefix = f"runs/{options.name}", ""
+    ladder = kind_of(options.config) == "SweepPlan"
+    if ladder != bool(options.only):
+        raise Refused(f"{options.config}: --only names a run of a ladder's plan, and of that alone")
     if data_of(options.config) == "model":
         words = ["llasa", "train", options.config, "--tokens", f"{store}/tokens"]
+        if ladder:  # its runs share a folder, where their table is
+            run, prefix = f"runs/{options.config}", "run."
+            words[1:3] = ["sweep", options.config, "--only", options.only]
         words += ["--model", f"{shared}/model"]
     else:
         words = ["llasa", "codec", "train", options.config, "--store", f"{shared}/corpus"]
     words += ["--out", f"{shared}/{run}"]
-    settings = [f"train.mesh.data={options.slices}", "train.mesh.fsdp=-1", *options.set]
+    settings = [f"train.mesh.data={options.slices}", "train.mesh.fsdp=-1"]
     if store != shared:
         settings.insert(0, f"train.checkpoints={store}/{run}/checkpoints")
+    settings = [prefix + setting for setting in settings] + options.set
     if any(not setting.isprintable() for setting in settings):
         raise Refused("--set: a setting is one line")
     return words + [word for setting in settings for word in ("--set", setting)]
@@ -197,6 +210,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("config", nargs="?", default="")
     parser.add_argument("--topology", help="chip and grid of a slice, v6e:4x4; GPUs: gpu:4x8")
+    parser.add_argument(
+        "--only", default="", metavar="RUN", help="of a ladder's plan (llasa sweep)"
+    )
     parser.add_argument("--slices", type=int, default=1, help="so many of that grid (1)")
     parser.add_argument("--spot", action="store_true", help="machines that may be taken away")
     parser.add_argument("--flags", action="store_true", help="the compiler flags of launch/flags")

@@ -13,7 +13,7 @@ def add_sweep(commands) -> None:
     help = "folder with the codec, its tokenizer and, to speak, the verifiers and voices"
     parser.add_argument("--model", type=Path, default=None, help=help)
     help = "folder of the ladder: runs.csv, and a folder a run; the same command goes on there"
-    parser.add_argument("--out", type=Path, required=True, help=help)
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help=help)
     help = "a run of the plan; may be repeated (default: all)"
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=help)
     help = "also train the held-out runs, which are forecast"
@@ -22,6 +22,10 @@ def add_sweep(commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help=help)
     help = "speak so many held-out sentences with each finished run instead of training"
     parser.add_argument("--speak", type=int, default=0, metavar="SENTENCES", help=help)
+    help = "start each run as a job by launch/pod.sh: gke, skypilot, slurm, ... (docs/launch.md)"
+    parser.add_argument("--way", default=None, help=help)
+    help = "of --way: chip and grid of a job, v6e:2x4; GPUs: gpu:1x8"
+    parser.add_argument("--topology", default=None, help=help)
     parser.add_argument("--json", action="store_true", help="print the runs as JSON")
 
 
@@ -37,18 +41,24 @@ def _run_sweep(options) -> None:
     if options.dry_run:
         trials = sweep.chosen(plan, options.only, held_out=True)
         found = sweep.estimate(plan, trials, sweep.finished(plan, options.out))
-        table = planned_table(found, plan.price)
-    elif options.speak:
+        _show([planned_table(found, plan.price)], {"runs": found}, options.json)
+    if options.way is not None:
+        if options.topology is None:
+            raise UserError("sweep --way: needs --topology, chip and grid of a job")
+        trials = sweep.chosen(plan, options.only, options.held_out)
+        given = (options.way, options.topology, options.set)
+        sweep.submit(options.config, trials, *given, dry_run=options.dry_run)
+    if options.dry_run or options.way is not None:
+        return
+    if options.speak:
         found = sweep.speak(plan, options.out, utterances=options.speak, only=options.only)
-        table = runs_table(found)
     else:
         if options.tokens is None or options.model is None:
             raise UserError("sweep: needs --tokens and --model; or --dry-run")
         start(plan.run.train)
         where = (options.tokens, model_folder(options.model), options.out)
         found = sweep.sweep(plan, *where, only=options.only, held_out=options.held_out)
-        table = runs_table(found)
-    _show([table], {"runs": found}, options.json)
+    _show([runs_table(found)], {"runs": found}, options.json)
 
 
 def add_fit(commands) -> None:

@@ -8,6 +8,7 @@ an interrupted one goes on from its checkpoint.
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from llasa_jax.config import DecoderRun, SweepPlan
+from llasa_jax.config import DecoderRun, SweepPlan, config_folder
 from llasa_jax.console import bar, log
 from llasa_jax.data.debian import default_cache
 from llasa_jax.data.pipeline import READING, Source, ordered_batches, packed_batches
@@ -291,6 +292,46 @@ def estimate(
             }
         )
     return found
+
+
+def submit(
+    config: str,
+    trials: Sequence[Trial],
+    way: str,
+    topology: str,
+    settings: Sequence[str],
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Starts each run as a job of its own by `launch/pod.sh`, all at once, and waits for their end.
+
+    The scheduler queues them. What a finished run left is seen by its job, which then ends.
+
+    Args:
+        config: name of the plan in configs/.
+        way, topology: as `launch/pod.sh` takes them (docs/launch.md).
+        settings: `--set` of the sweep.
+        dry_run: print the commands and manifests only.
+
+    Raises:
+        UserError: there is no source checkout, or jobs failed; they are named.
+    """
+    script = config_folder().parent / "launch" / "pod.sh"
+    if not script.is_file():
+        raise UserError("sweep --way: launch/pod.sh is in the source checkout only; run it there")
+    given = [word for setting in settings for word in ("--set", setting)]
+    given += ["--topology", topology] + ["--dry-run"] * dry_run
+    jobs = []
+    for trial in trials:
+        words = [way, "run", trial.job, config, "--only", trial.name, *given]
+        job = subprocess.Popen(["bash", str(script), *words])
+        if dry_run:
+            job.wait()  # one text after the other
+        jobs.append((trial.name, job))
+    failed = [name for name, job in jobs if job.wait() != 0]
+    if failed:
+        some = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
+        raise UserError(f"sweep --way {way}: {len(failed)} of {len(jobs)} jobs failed: {some}")
 
 
 def speak(

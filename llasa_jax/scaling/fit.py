@@ -1,10 +1,10 @@
 """Fits of loss against parameters N and tokens D, with intervals.
 
 The law is L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, approach 3), fitted by the
-Huber loss of log L. Given the exponents it is linear in E, A and B, so only two numbers are
-searched for (variable projection, Golub and Pereyra 1973), from many starts: the surface has flat
-valleys, and one start finds what it stood next to. Beside it stand the parabolas of each budget
-(approach 2) and, as what a forecast must beat, a power law of compute without offset.
+Huber loss of log L. Given the exponents it is linear in E, A and B (variable projection, Golub and
+Pereyra 1973), so all pairs of exponents are tried, and the bottom of each valley is fitted: one
+start finds what it stood next to. Beside it stand the parabolas of each budget (approach 2) and, as
+what a forecast must beat, a power law of compute without offset.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import least_squares, nnls
 
 from llasa_jax.errors import UserError
 
 DELTA = 1e-3  # Huber's, of log L, as in Hoffmann et al.
-STARTS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5)  # of each exponent
+STARTS = np.geomspace(0.03, 3.0, 16)  # of each exponent; all pairs are tried
 EXPONENTS = (0.01, 4.0)  # within which they are searched for
-POLISHED = 4  # of the starts' ends, the best: fitted once more, all five numbers at once
+POLISHED = 5  # pairs better than all their neighbours, the best: fitted, all five numbers at once
+NEAR = (0.8, 1.0, 1.25)  # where a resample's exponents begin, as shares of the whole's
 LEAST_RUNS = 6  # five numbers need one run more
 TINY = 1e-9  # of the loss: a term that is nothing
 
@@ -79,7 +81,7 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float]] | None = None) -> 
     """The law that fits the runs best.
 
     Args:
-        starts: exponents (alpha, beta) to begin with; None: all pairs of `STARTS`.
+        starts: exponents (alpha, beta) to begin with; None: the best of all pairs of `STARTS`.
 
     Raises:
         UserError: there are too few runs, or all have one N or one D.
@@ -87,27 +89,11 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float]] | None = None) -> 
     _ensure_enough(runs)
     centre = np.exp(np.log(runs.n).mean()), np.exp(np.log(runs.d).mean())
     x, y, target = np.log(runs.n / centre[0]), np.log(runs.d / centre[1]), np.log(runs.loss)
-    if starts is None:
-        starts = [(alpha, beta) for alpha in STARTS for beta in STARTS]
-    ends = []
-    for start in starts:
-        found = least_squares(
-            lambda pair: _projected(pair, x, y, runs.loss)[1],
-            start,
-            bounds=EXPONENTS,
-            loss="huber",
-            f_scale=DELTA,
-            max_nfev=30,
-        )
-        ends.append((found.cost, tuple(found.x)))
-    ends.sort()
+    low, high = [-40.0] * 3 + [EXPONENTS[0]] * 2, [40.0] * 3 + [EXPONENTS[1]] * 2
     best = None
-    for _, pair in ends[:POLISHED]:
+    for pair in starts or _valleys(x, y, runs.loss):
         parts, _ = _projected(pair, x, y, runs.loss)
         begin = [*np.log(np.maximum(parts, TINY * runs.loss.min())), *pair]
-        low, high = (
-            [bound] * 3 + [edge] * 2 for bound, edge in zip((-40, 40), EXPONENTS, strict=True)
-        )
         found = least_squares(
             lambda z: _log_loss(z, x, y)[0] - target,
             np.clip(begin, low, high),
@@ -122,6 +108,21 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float]] | None = None) -> 
     e, a, b, alpha, beta = best.x
     law = np.exp(e), np.exp(a) * centre[0] ** alpha, np.exp(b) * centre[1] ** beta, alpha, beta
     return Law(*map(float, law))
+
+
+def _valleys(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> list[tuple[float, float]]:
+    """Pairs of `STARTS` that fit better than their neighbours do, the best first."""
+    costs = np.full((len(STARTS) + 2,) * 2, np.inf)
+    for i, alpha in enumerate(STARTS):
+        for j, beta in enumerate(STARTS):
+            errors = np.abs(_projected((alpha, beta), x, y, loss)[1])
+            huber = np.where(errors < DELTA, errors**2 / 2, DELTA * (errors - DELTA / 2))
+            costs[i + 1, j + 1] = huber.sum()
+    around = sliding_window_view(costs, (3, 3)).min((2, 3))
+    inner = costs[1:-1, 1:-1]
+    places = np.argwhere(inner <= around)
+    places = places[np.argsort(inner[tuple(places.T)])][:POLISHED]
+    return [(float(STARTS[i]), float(STARTS[j])) for i, j in places]
 
 
 def _ensure_enough(runs: Runs) -> None:
@@ -166,8 +167,7 @@ def resampled(runs: Runs, count: int, seed: int, law: Law) -> list[Law]:
     drawn again. Each begins where `law` ends, and at its neighbours.
     """
     rng = np.random.default_rng(seed)
-    near = [(law.alpha * p, law.beta * q) for p in (0.7, 1.0, 1.4) for q in (0.7, 1.0, 1.4)]
-    near = [tuple(np.clip(pair, 1.01 * EXPONENTS[0], 0.99 * EXPONENTS[1])) for pair in near]
+    near = [(law.alpha * share, law.beta / share) for share in NEAR]
     found: list[Law] = []
     while len(found) < count:
         drawn = runs.take(rng.integers(0, len(runs), len(runs)))

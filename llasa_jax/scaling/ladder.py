@@ -8,7 +8,7 @@ learning rate. Nothing is drawn at random and nothing is measured.
 import math
 from dataclasses import dataclass, replace
 
-from llasa_jax.config import DecoderConfig, DecoderRun, SweepPlan, config_hash
+from llasa_jax.config import DecoderConfig, DecoderRun, MeshConfig, SweepPlan, config_hash
 from llasa_jax.errors import UserError
 from llasa_jax.parallel.flops import TRAIN, decoder_flops, parameter_count
 
@@ -35,8 +35,15 @@ class Trial:
 
     @property
     def hash(self) -> str:
-        """Of all that decides what the run does, but its data and code."""
-        return config_hash(self.run) + f"-{self.data:g}-{self.seed}"
+        """Of all that decides what the run does, but its data, its code and its devices."""
+        train = replace(self.run.train, mesh=MeshConfig(), checkpoints="", compile_cache=True)
+        return config_hash(replace(self.run, train=train)) + f"-{self.data:g}-{self.seed}"
+
+    @property
+    def job(self) -> str:
+        """Its name where one is short, of a-z, 0-9 and -, and begins with a letter."""
+        kept = [part for part in self.name.split("-") if part[0] not in "nd"]
+        return "c" + "-".join(kept).replace(".", "p")
 
 
 def shape(base: DecoderConfig, width: int, least_layers: int) -> DecoderConfig:

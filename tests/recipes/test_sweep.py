@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from llasa_jax import cli
+from llasa_jax.config import SweepPlan, load_config
 from llasa_jax.data.shards import write_shards
 from llasa_jax.interop.bundle import part_hash
 from llasa_jax.lm.vocabulary import nano_vocabulary
 from llasa_jax.recipes.stages import load_language
+from llasa_jax.scaling.ladder import ladder
 from llasa_jax.scaling.table import read_rows
 
 PLAN = """
@@ -175,3 +177,26 @@ def test_a_damaged_row_is_named(capsys, place, swept, tmp_path):
 def test_a_plan_needs_tokens_to_train(capsys, place, tmp_path):
     assert cli.main(["sweep", str(place / "plan.py"), "--out", str(tmp_path)]) == 2
     assert "--tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("way", "topology"), [("slurm", "gpu:1x1"), ("gke", "v6e:1x1"), ("skypilot", "v6e:1x1")]
+)
+def test_each_run_is_a_job_of_an_existing_scheduler(way, topology, tmp_path):
+    names = [trial.name for trial in ladder(load_config("voice_ladder", SweepPlan))][:2]
+    only = [word for name in names for word in ("--only", name)]
+    given = ["sweep", "voice_ladder", "--way", way, "--topology", topology, "--dry-run", *only]
+    words = ("PROJECT", "ZONE", "CLUSTER", "BUCKET", "IMAGE", "WORK")
+    env = os.environ | dict.fromkeys(words, "mine")
+    command = [sys.executable, "-m", "llasa_jax", *given, "--out", str(tmp_path / "out")]
+    found = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "2 to run" in found.stdout
+    for name in names:
+        assert found.stdout.count(f"--only {name}") or found.stdout.count(f"- {name}"), found.stdout
+    assert "runs/voice_ladder" in found.stdout and not (tmp_path / "out").exists()
+
+
+def test_a_job_needs_its_chips(capsys):
+    assert cli.main(["sweep", "voice_ladder", "--way", "slurm"]) == 2
+    assert "--topology" in capsys.readouterr().err
