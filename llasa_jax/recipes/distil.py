@@ -186,7 +186,12 @@ class Distillation:
         vocabulary, config = Vocabulary.load(self.model), codec_config(self.model)
         lines = (line for job in jobs for line in self.place.read(_takes(job)).splitlines())
         spoken = [json.loads(line) for line in lines]
-        counts = Counts()
+        distilled, counts = summary(spoken, self.weights), Counts()
+        if not distilled["kept"]:
+            takes = distilled["takes"]
+            raise UserError(
+                f"distil: none of the {takes} takes was good enough; lower `gain` or `least`"
+            )
         shards = write_shards(
             self.out / ROWS,
             self._examples(spoken, vocabulary, config.hop, counts),
@@ -208,7 +213,7 @@ class Distillation:
             "seed": self.seed,
             "settings": to_dict(self.run),
             "voice": self.voice.settings,
-            "distilled": summary(spoken, self.weights),
+            "distilled": distilled,
             "folders": {ROWS: folder},
         }
         self.place.write(DATA, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())

@@ -128,7 +128,6 @@ def test_interrupted_it_goes_on_to_the_same_bytes(made, command, tmp_path, monke
         ("--set select=[]", "distil.select: verifiers, each once"),
         ("--set keep=9", "distil.keep: from 1 to the candidates"),
         ("--set candidates=1000", "distil.candidates: 1000, at most 256"),
-        ("--set gain=1000.0", "no example for"),
         ("--sentences {here}/none", "none: cannot be read as text"),
         ("--model {here}", "no model in"),
     ],
@@ -140,6 +139,16 @@ def test_bad_input_is_one_line(command, tmp_path, capsys, more, message):
     lines = [line for line in err.splitlines() if line.startswith("llasa: error")]
     assert out == "" and len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "out/data.json").exists()
+
+
+def test_where_no_take_is_good_enough_there_are_no_rows(made, command, tmp_path, capsys):
+    (tmp_path / "out/takes").mkdir(parents=True)
+    for path in made.glob("takes/*"):
+        rows = [json.loads(line) | {"kept": []} for line in path.read_text().splitlines()]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "out/takes" / path.name).write_text(text)
+    assert main(command(tmp_path / "out")) == 2
+    assert "none of the 20 takes was good enough" in capsys.readouterr().err
 
 
 def test_another_preparation_is_not_overwritten(command, tmp_path, capsys):

@@ -18,7 +18,9 @@ def get_config():
     lm = DecoderConfig(
         dim=16, ffn=16, layers=1, heads=2, kv_heads=1, head_dim=8, text_vocab=268, codes=60
     )
-    train = TrainConfig(steps=4, batch=4, optimizer=OptimizerConfig(peak=0.01), log_every=1)
+    train = TrainConfig(
+        steps=4, batch=4, optimizer=OptimizerConfig(peak=0.01), log_every=1, save_every=1
+    )
     return GrpoRun(
         lm=lm, train=train, group=4, updates=2, kl=0.1, row=96, codes=16, loss_chunk=8,
         select=(SelectConfig("content", least=-30.0), SelectConfig("speaker", 0.5, least=-1.0)),
@@ -51,37 +53,26 @@ def same(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-def test_it_trains_and_stopped_between_two_steps_of_a_rollout_ends_alike(
+def test_it_trains_and_killed_between_two_steps_of_a_rollout_ends_alike(
     work, tmp_path, monkeypatch
 ):
-    assert trained(work, tmp_path / "whole") == 0
-    before, after = (load_language(f) for f in (work / "init", tmp_path / "whole/model"))
+    assert trained(work, tmp_path) == 0
+    before, after = (load_language(f) for f in (work / "init", tmp_path / "model"))
     assert not same(before[1], after[1])
     assert after[3]["pace"] == 1.5 and after[3]["grpo_steps"] == 4
-    curve = read_curve(tmp_path / "whole/run/curve.csv")
+    curve = read_curve(tmp_path / "run/curve.csv")
     assert [row["step"] for row in curve] == [1, 2, 3, 4]
     assert all({"reward", "kl", "clipped", "nats"} < set(row) for row in curve)
     assert curve[0]["kl"] == pytest.approx(0, abs=1e-5)  # it is the reference still
     assert curve[-1]["kl"] > 1e-5
 
-    call, drawn = grpo.Rollouts.__call__, []
-
-    def stopped(self, params, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        return call(self, params, step)
-
-    save = ["--set", "train.save_every=1"]
-    with monkeypatch.context() as patch:
-        patch.setattr(grpo.Rollouts, "__call__", stopped)
-        assert trained(work, tmp_path / "again", *save) == 130
-    monkeypatch.setattr(grpo.Rollouts, "draw", lambda self, *given: drawn.append(given))
-    assert trained(work, tmp_path / "again", *save) == 0
-    assert not drawn  # the last step's takes were kept
-    resumed = load_language(tmp_path / "again/model")[1]
+    shutil.rmtree(tmp_path / "run/checkpoints/4")  # as if killed after the third step
+    monkeypatch.setattr(grpo.Rollouts, "draw", None)  # the fourth one's takes were kept
+    assert trained(work, tmp_path) == 0
+    resumed = load_language(tmp_path / "model")[1]
     assert same(after[1], resumed)
     bare = lambda row: {k: v for k, v in row.items() if k not in TIMED}  # noqa: E731
-    assert [*map(bare, read_curve(tmp_path / "again/run/curve.csv"))] == [*map(bare, curve)]
+    assert [*map(bare, read_curve(tmp_path / "run/curve.csv"))] == [*map(bare, curve)]
 
 
 @pytest.mark.parametrize(

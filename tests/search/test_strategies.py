@@ -1,3 +1,4 @@
+import functools
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from llasa_jax.search.strategies import (
     pareto_front,
     ranking,
     threshold_then_rank,
+    worth_learning,
 )
 from llasa_jax.search.take import Take
 
@@ -117,3 +119,15 @@ def test_budgets_and_mixtures():
     other = pool({"a": [5.0]})
     both = join(found, other)
     assert best_of(both, {"a": 1.0}) == 3 and both.tokens == 11 and len(both.waves) == 4
+
+
+def test_worth_learning_are_the_best_accepted_takes_each_once():
+    scores = [-1.0, -0.2, -3.0, -0.2, -0.5, -0.1, -0.4]
+    takes = [Take(np.array([i if i != 3 else 1]), True, 0.0) for i in range(7)]
+    statuses = ["ok"] * 5 + ["loop", "ok"]
+    drawn = Pool("x", takes, [np.zeros(1)] * 7, statuses, {"content": np.array(scores)})
+    keep = functools.partial(worth_learning, drawn, {"content": 1.0})
+    assert keep({}, most=9) == [1, 6]  # of 1 and 3, which say the same, one; the median is -0.4
+    assert keep({}, most=1) == [1]
+    assert keep({}, gain=0.1, most=9) == [1]
+    assert keep({"content": -0.15}, most=9) == []
