@@ -8,7 +8,6 @@ import numpy as np
 
 from llasa_jax import __version__
 from llasa_jax.errors import UserError
-from llasa_jax.interop.bundle import part_hash
 from llasa_jax.recipes.voice import Voice
 
 SYNTHETIC = "synthetic speech"
@@ -23,18 +22,13 @@ class Watermark(Protocol):
         ...
 
 
-def fingerprint(voice: Voice) -> str:
-    """What names a model's weights: the hashes of its language model and codec."""
-    return "-".join(part_hash(voice.folder, part) for part in ("lm", "codec"))
-
-
 def provenance(voice: Voice, name: str, seed: int) -> dict[str, str]:
     """Tags of a sound file, for `audio.encode.encode`. They say nothing of the text.
 
     The same model, voice and seed give the same tags: there is no date in them.
     """
     software = f"llasa_jax {__version__}"
-    made = f"software={software}; model={fingerprint(voice)}; voice={name}; seed={seed}"
+    made = f"software={software}; model={voice.fingerprint}; voice={name}; seed={seed}"
     return {
         "artist": f"{software}, {SYNTHETIC}",
         "comment": f"{SYNTHETIC}; {made}",

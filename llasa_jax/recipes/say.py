@@ -157,7 +157,7 @@ def speak_text(
         UserError: there is nothing to say, or as `long.speak`.
     """
     start = time.monotonic()
-    found, parts = long.plan(text, speaker.limit(name), NORMALISERS[normalise])
+    found, parts = long.plan(text, speaker.limit(speaker.named(name)), NORMALISERS[normalise])
     settings = {"name": name, "search": search, "seed": seed}
     pieces, rate = [], speaker.engine.rate
 

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import uvicorn
 
-from llasa_jax import __version__
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config.serve import ServeConfig
 from llasa_jax.console import log
 from llasa_jax.errors import UserError
 from llasa_jax.recipes import stages
+from llasa_jax.recipes.long import PAUSES
+from llasa_jax.recipes.provenance import provenance
 from llasa_jax.recipes.voice import MAX_TEXT, WEIGHTS, Voice, check_text
 from llasa_jax.recipes.voices import NamedVoice, VoiceMaker
 from llasa_jax.search.continuous import ContinuousBatch, Draw, heard
 from llasa_jax.search.engine import Engine, Task
 from llasa_jax.serve.app import make_app
 from llasa_jax.serve.studio import Piece
+from llasa_jax.text.english import read_aloud
 from llasa_jax.text.sentences import chunks, sentences
 
 ACCEPT = {"content": -0.5}  # nats a character
-PAUSES = {"clause": 0.1, "sentence": 0.25, "paragraph": 0.6}  # seconds
 MOST_KEYS = 1000
 CONNECTIONS = 1024
 
@@ -48,7 +49,7 @@ class VoiceStudio:
 
     def pieces(self, text: str, voice: NamedVoice) -> list[Piece]:
         check_text(text[:MAX_TEXT])
-        parts = chunks(sentences(text), MAX_TEXT)
+        parts = chunks(sentences(text, read_aloud), self._voice.limit(voice))
         return [Piece(part.text, PAUSES[part.ends]) for part in parts]
 
     def task(self, text: str, voice: NamedVoice) -> Task:
@@ -62,8 +63,7 @@ class VoiceStudio:
         return VoiceMaker(self._folder)
 
     def metadata(self, voice: NamedVoice, seed: int) -> Mapping[str, str]:
-        made = f"llasa_jax {__version__}; model={self.name}; voice={voice.name}; seed={seed}"
-        return {"comment": f"synthetic speech; {made}"}
+        return provenance(self._voice, voice.name, seed)
 
     def warm(self, slots: int, chunk_seconds: float) -> None:
         """Compiles the programs of most requests, by speaking one."""

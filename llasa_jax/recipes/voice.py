@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from llasa_jax import nn
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import GuardConfig, SamplerConfig
 from llasa_jax.errors import UserError
+from llasa_jax.interop.bundle import part_hash
 from llasa_jax.lm.model import Decoder
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import stages
@@ -157,13 +158,18 @@ class Voice:
         chunk = max(1, round(seconds * config.frame_rate))
         return StreamDecoder(config, self.engine.codec.params, chunk)
 
-    def limit(self, name: str) -> int:
-        """Characters of a text that the voice of that name speaks at once: with its prompt's no
-        more than the texts that the model learned from have."""
+    def limit(self, voice: NamedVoice) -> int:
+        """Characters of a text that a voice speaks at once: with its prompt's no more than the
+        texts that the model learned from have."""
         if "longest" in self._about:
-            before = len(self.named(name).text)
-            return min(MAX_TEXT, max(LEAST_TEXT, round(self._about["longest"]) - before))
+            left = round(self._about["longest"]) - len(voice.text)
+            return min(MAX_TEXT, max(LEAST_TEXT, left))
         return MAX_TEXT if self._about.get("pace") is None else LEARNED_TEXT
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What names the weights: hashes of the language model and the codec."""
+        return "-".join(part_hash(self.folder, part) for part in ("lm", "codec"))
 
     @property
     def usual(self) -> str:
