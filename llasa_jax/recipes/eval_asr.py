@@ -31,6 +31,7 @@ from llasa_jax.recipes.eval_tts import (
     Clock,
     ensure_same,
     flite_set,
+    join,
     read_json,
     together,
 )
@@ -65,6 +66,7 @@ def eval_asr(
     Raises:
         UserError: the list or a judge is of no use, or `out` holds another configuration's rows.
     """
+    join()
     clock = Clock()
     which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
     which = which.first(utterances)
