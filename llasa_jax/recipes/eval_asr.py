@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from llasa_jax.audio.io import read_audio
 from llasa_jax.console import bar, log
@@ -26,7 +25,16 @@ from llasa_jax.interop.bundle import part_hash
 from llasa_jax.metrics import seed_tts, statistics
 from llasa_jax.metrics.seed_tts import Language
 from llasa_jax.metrics.text import word_errors
-from llasa_jax.recipes.eval_tts import BLOCK, FLITE, Clock, ensure_same, flite_set, read_json
+from llasa_jax.recipes.eval_tts import (
+    BLOCK,
+    FLITE,
+    Clock,
+    ensure_same,
+    flite_set,
+    join,
+    read_json,
+    together,
+)
 from llasa_jax.recipes.measure import machine
 from llasa_jax.recipes.stages import load_codec, load_language, model_folder, write_json
 from llasa_jax.verifiers.dictation import Dictation
@@ -52,11 +60,13 @@ def eval_asr(
         out: folder for rows and `asr.json`; the same command goes on there.
 
     Returns:
-        What `asr.json` holds, and `timing`, `machine`.
+        What `asr.json` holds, and `timing`, `machine`; of several processes, in all but the first,
+        the refused lines alone.
 
     Raises:
         UserError: the list or a judge is of no use, or `out` holds another configuration's rows.
     """
+    join()
     clock = Clock()
     which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
     which = which.first(utterances)
@@ -82,13 +92,12 @@ def eval_asr(
         elif jax.process_index() == 0:
             write_json(place / "run.json", about)
         _hear_all(which, place / "rows", name, hear, clock)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("llasa eval asr")
-    found = _summary(which, out, {name: source for name, (source, _) in judges.items()})
-    more = {"timing": clock.report(), "machine": machine(), "process": jax.process_index()}
-    if jax.process_index() == 0:
-        files = {"asr.json": json_bytes(found), "timing.json": json_bytes(more)}
-        write_files(out, files)
+    with together("llasa eval asr"):
+        if jax.process_index() != 0:
+            return {"refused": [asdict(one) for one in which.refused]}
+        found = _summary(which, out, {name: source for name, (source, _) in judges.items()})
+        more = {"timing": clock.report(), "machine": machine()}
+        write_files(out, {"asr.json": json_bytes(found), "timing.json": json_bytes(more)})
     return found | more
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from llasa_jax import __version__
+from llasa_jax import __version__, console
 from llasa_jax.audio.io import read_audio, write_audio
 from llasa_jax.console import bar, log
 from llasa_jax.data.debian import default_cache
@@ -30,6 +30,7 @@ from llasa_jax.evaluation.tts_report import write_tts_report
 from llasa_jax.evaluation.tts_summary import compare, describe
 from llasa_jax.metrics import seed_tts
 from llasa_jax.metrics.seed_tts import Language
+from llasa_jax.parallel.distributed import connect
 from llasa_jax.recipes.measure import machine
 from llasa_jax.recipes.stages import model_folder, write_json
 from llasa_jax.recipes.talking import RECORDED, Talker, TalkSettings
@@ -81,12 +82,14 @@ def eval_tts(
         out: folder for waves, rows, `summary.json` and the page.
 
     Returns:
-        What `summary.json` holds, and `timing`, `machine`.
+        What `summary.json` holds, and `timing`, `machine`; of several processes, in all but the
+        first, the refused lines alone.
 
     Raises:
         UserError: the list, a model or a judge is of no use, or `out` holds a run of another
             configuration.
     """
+    join()
     clock = Clock()
     which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
     which = which.first(utterances)
@@ -108,18 +111,43 @@ def eval_tts(
         speak_and_judge(own, which, clock)
         runs += own
         talker.release()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("llasa eval tts")
-    found = summary(which, runs, list(paths))
-    more = {"timing": clock.report(), "machine": machine(), "process": jax.process_index()}
-    if jax.process_index() == 0:
+    with together("llasa eval tts"):
+        if jax.process_index() != 0:
+            return {"refused": [asdict(one) for one in which.refused]}
+        found = summary(which, runs, list(paths))
+        more = {"timing": clock.report(), "machine": machine()}
         page = write_tts_report(
             out, found, {run.title: (run.folder, run.rows(which)) for run in runs}
         )
         write_files(out, {"timing.json": json_bytes(more)})
-        overhead = more["timing"]["overhead"]
-        log(f"{page}: {overhead:.1%} of the wall time went to neither models nor their loading")
+    overhead = more["timing"]["overhead"]
+    log(f"{page}: {overhead:.1%} of the wall time went to neither models nor their loading")
     return found | more
+
+
+def join() -> None:
+    """Makes this process one of several, if the environment says so; all but the first are silent.
+
+    Raises:
+        UserError: as `connect`.
+    """
+    connect()
+    if jax.process_index() != 0:
+        console.silence()
+
+
+@contextmanager
+def together(name: str) -> Iterator[None]:
+    """What comes after all processes' work, and before any of them ends: one that ended early would
+    take the others with it."""
+    if jax.process_count() == 1:
+        yield
+        return
+    multihost_utils.sync_global_devices(name)
+    try:
+        yield
+    finally:
+        multihost_utils.sync_global_devices(f"{name}: done")
 
 
 def label_of(model: Path) -> str:

@@ -238,7 +238,7 @@ def test_the_papers_path_runs_whole_on_the_released_shapes(tmp_path):
     for name in ("launch", "pyproject.toml", *(p.name for p in ROOT.glob("requirements*.txt"))):
         (root / name).symlink_to(ROOT / name)
     (root / ".venv/bin/python").write_text(
-        f'#!/bin/bash\ncase "$*" in "-m pip"*|"-c import libtpu") exit 0 ;; esac\n'
+        f'#!/bin/bash\ncase "$*" in "-m pip"*) exit 0 ;; "-c import libtpu") exit 1 ;; esac\n'
         f'exec {sys.executable} "$@"\n'
     )
     (root / ".venv/bin/llasa").write_text(f'#!/bin/bash\nexec {sys.executable} -m llasa_jax "$@"\n')
