@@ -134,7 +134,7 @@ def say(
     if out not in (None, OUT):
         write_file(Path(out), encode(marked(speech.wave, rate, hidden), rate, form, tags))
     record = describe(speech, name=name, search=search, seed=seed)
-    return record | {"out": str(out), "watermark": mark}
+    return record | {"out": None if out is None else str(out), "watermark": mark}
 
 
 def speak_text(

@@ -213,7 +213,7 @@ def pins(name):
 @pytest.mark.parametrize(
     "extra, file", [(None, "requirements"), ("test", "requirements-test"),
                     ("parity", "requirements-parity"), ("eval", "requirements-eval"),
-                    ("browser", "requirements-browser")]
+                    ("browser", "requirements-browser"), ("docs", "requirements-docs")]
 )  # fmt: skip
 def test_pins_satisfy_what_the_package_asks_for(extra, file):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
