@@ -26,7 +26,8 @@ def connect() -> None:
     MPI; or as a TPU slice of GKE or of Cloud TPU, also several slices. The last three JAX reads
     itself. A process that is alone is left as it is.
 
-    It comes before the first computation. All but process 0 are to be silent after it.
+    It comes before the first computation. All but process 0 are to be silent after it. Processes of
+    CPUs keep no compiled programs from then on.
 
     Raises:
         UserError: if the environment does not say enough, or the others do not answer.
@@ -45,6 +46,10 @@ def connect() -> None:
             f"processes of one run: cannot join the others ({reason}); set {names}, or "
             "JAX_NUM_PROCESSES=1 for a run of this process alone"
         ) from error
+    # jaxlib 0.10.2 runs a CPU program out of the cache with its collectives in any order: processes
+    # then wait for each other's until Gloo gives up (tests/soak/soak.py stops).
+    if jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def processes_told(environment: Mapping[str, str]) -> dict[str, Any] | None:

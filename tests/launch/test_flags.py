@@ -55,6 +55,7 @@ def test_every_chip_has_its_flags_and_every_flag_a_reason():
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", TOPOLOGY)
 def test_the_compiler_takes_them(kind):
     done = compiled(kind, read(ROOT / f"launch/flags/{kind}.env"))
@@ -64,6 +65,7 @@ def test_the_compiler_takes_them(kind):
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_compiler_refuses_what_it_does_not_know():
     done = compiled("v6e", ["--xla_tpu_go_faster=true"])
     assert done.returncode != 0 and "xla_tpu_go_faster" in done.stderr

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -122,8 +123,12 @@ def begin(environments, program, *words):
     return running
 
 
-def finish(running):
-    said = [process.communicate(timeout=280) for process in running]
+def finish(running, seconds=250):
+    try:
+        said = [process.communicate(timeout=seconds) for process in running]
+    finally:
+        for process in running:
+            process.kill()
     return [process.returncode for process in running], said
 
 
@@ -192,6 +197,7 @@ def alone(place):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_pod_trains_as_one_machine(told, place, alone, way, processes):
@@ -206,14 +212,31 @@ def test_a_pod_trains_as_one_machine(told, place, alone, way, processes):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_process_ends_well_when_one_dies(told, place):
     """So every way sees that the run failed; the same line then ends it."""
     words = line(place, "dies", "train.steps=100000", "train.mesh.fsdp=-1", "train.save_every=10")
     running = begin(told("jobset", 2), TRAIN, *words)
     checkpoints = place / "dies" / "checkpoints"
-    while not any(p.name.isdecimal() for p in checkpoints.glob("*")):
-        assert [process.poll() for process in running] == [None, None]
-        threading.Event().wait(0.5)
-    running[1].kill()
+    try:
+        while not any(p.name.isdecimal() for p in checkpoints.glob("*")):
+            assert [process.poll() for process in running] == [None, None]
+            time.sleep(0.5)
+    finally:
+        running[1].kill()
     statuses, _ = finish(running)
     assert 0 not in statuses
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cache_of_compiled_programs_does_no_harm(told, place, alone):
+    """A second life would take all programs from the first one's, and hang or die (`connect`)."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
+    kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    for life in ("first", "second"):
+        words = line(place, life, "train.mesh.data=2", "train.mesh.fsdp=-1")
+        environments = [one | kept for one in told("jobset", 2)]
+        statuses, said = finish(begin(environments, TRAIN, *words))
+        assert statuses == [0, 0], said
+        assert curve(place / life)[-1] == pytest.approx(alone[-1], rel=1e-5, abs=1e-6)

@@ -75,6 +75,22 @@ def test_others_that_do_not_answer_are_one_line(monkeypatch):
         connect()
 
 
+def test_processes_of_cpus_take_no_program_from_the_cache(monkeypatch):
+    """Such a program's collectives come in any order, and the processes wait for each other."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: None)
+    settings = ("jax_enable_compilation_cache", "jax_enable_preemption_service")
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in THREE.items():
+        monkeypatch.setenv(name, value)
+    try:
+        jax.config.update("jax_enable_compilation_cache", True)
+        connect()
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 def test_host_arrays_are_laid_and_gathered():
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     tree = {"a": np.arange(6.0, dtype=np.float32).reshape(3, 2), "b": np.int32(4)}
