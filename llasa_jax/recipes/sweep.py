@@ -6,7 +6,6 @@ an interrupted one goes on from its checkpoint.
 """
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from llasa_jax.data.pipeline import READING, Source, ordered_batches, packed_bat
 from llasa_jax.data.shards import TokenShards
 from llasa_jax.data.synthetic import FliteEnglish
 from llasa_jax.errors import UserError
+from llasa_jax.evaluation.page import json_bytes, write_files
 from llasa_jax.interop.bundle import save_part
 from llasa_jax.lm.vocabulary import TAGS
 from llasa_jax.parallel.distributed import gather
@@ -76,12 +76,16 @@ def sweep(
             folder = out / trial.name
             row = _train(trial, plan, tokens, model, folder)
             if jax.process_index() == 0:
-                write_row(out, plan, folder, row)
+                write_row(folder, row)
+                write_table(out, plan)
                 if not trial.run.train.checkpoints:
                     shutil.rmtree(folder / "checkpoints")
             jax.clear_caches()
             progress.advance(trial.flops / 1e9, **_told(row))
-    return list(finished(plan, out).values())
+    rows = finished(plan, out)
+    if rows and jax.process_index() == 0:
+        write_table(out, plan)  # also where all had been finished
+    return list(rows.values())
 
 
 def chosen(plan: SweepPlan, only: Sequence[str] = (), held_out: bool = False) -> list[Trial]:
@@ -120,16 +124,14 @@ def finished(plan: SweepPlan, out: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def write_row(out: Path, plan: SweepPlan, folder: Path, row: dict[str, Any]) -> None:
-    """Keeps a finished run's row, and makes the table anew; each file whole or not at all."""
-    _write(folder / "row.json", json.dumps(row, indent=1) + "\n")
-    _write(out / "runs.csv", rows_text(finished(plan, out).values()))
+def write_row(folder: Path, row: dict[str, Any]) -> None:
+    """Keeps a finished run's row, whole or not at all."""
+    write_files(folder, {"row.json": json_bytes(row)})
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def write_table(out: Path, plan: SweepPlan) -> None:
+    """Makes the table of all finished runs anew."""
+    write_files(out, {"runs.csv": rows_text(finished(plan, out).values()).encode()})
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +356,8 @@ def speak(
             low, high = said["judge_wer_interval"]
             row = rows[name] | {"wer": said["judge_wer"], "wer_low": low, "wer_high": high}
             row |= {key: said[key] for key in ("failures", "sentences")}
-            write_row(out, plan, folder, row)
+            write_row(folder, row)
+            write_table(out, plan)
             jax.clear_caches()
             progress.advance(1, wer=said["judge_wer"], failures=said["failures"])
     return list(finished(plan, out).values())

@@ -1,12 +1,18 @@
 """The figures of a ladder: budgets, compute and forecast, and the mix of parameters and takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from llasa_jax.evaluation.figures import WIDTH, drawn
 from llasa_jax.scaling.fit import Law, Parabola, PowerLaw
@@ -20,9 +26,14 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
-def _log(axis: Any, unit: str = "") -> None:
-    axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
+def _log(axis: Any, show: Callable[[float], str]) -> None:
+    """Labels of an axis that was made logarithmic."""
+    axis.set_major_formatter(FuncFormatter(lambda value, place: show(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e+", "e")
 
 
 @drawn
@@ -37,19 +48,20 @@ def isoflop_figure(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) 
             some = [row for row, mine in zip(rows, budgets, strict=True) if mine == budget]
             n, loss = (np.array([row[name] for row in some]) for name in ("n", kind))
             style = {"color": f"C{place % 4}", "marker": MARKS[place % len(MARKS)]}
-            axis.plot(n, loss, linestyle="none", label=f"{budget:.0e} FLOPs", **style)
-            sizes = np.geomspace(n.min() / 1.15, n.max() * 1.15, 100)
-            tokens = budget / one["flops_a_token_and_parameter"] / sizes
+            axis.plot(n, loss, linestyle="none", label=f"{_power(budget)} FLOPs", **style)
+            order = np.argsort(n)
+            sizes = np.geomspace(n.min(), n.max(), 60)
+            d = np.array([row["d"] for row in some])[order]
+            tokens = np.exp(np.interp(np.log(sizes), np.log(n[order]), np.log(d)))
             axis.plot(sizes, law(sizes, tokens), color=style["color"], linewidth=1.2)
-        for bottom in one["parabolas"]:
-            parabola = Parabola(**bottom)
-            sizes = np.geomspace(parabola.n / 2, parabola.n * 2, 60)
-            axis.plot(sizes, parabola(sizes), color="0.55", linestyle=":", linewidth=1.2)
-            if parabola.inside:
-                axis.plot(parabola.n, parabola.loss, "+", color="0.35", markersize=9)
+            for parabola in (Parabola(**x) for x in one["parabolas"] if x["budget"] == budget):
+                axis.plot(sizes, parabola(sizes), color="0.45", linestyle=":", linewidth=1.2)
+                if parabola.inside:
+                    axis.plot(parabola.n, parabola.loss, "+", color="0.3", markersize=10)
         axis.set(xscale="log", xlabel="parameters", ylabel="nats a token")
         axis.set_title(LOSSES[kind])
-        _log(axis.xaxis)
+        _log(axis.xaxis, EngFormatter(sep=""))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[0].legend(title="lines: law; dotted: parabola", title_fontsize=8, fontsize=8)
     return figure
 
@@ -95,6 +107,7 @@ def compute_figure(
                 label = f"observed {observed:.2f}"
                 axis.plot(forecast["run"]["flops"], observed, "x", color="C3", label=label)
         axis.set(xscale="log", xlabel="FLOPs of training", ylabel="nats a token")
+        _log(axis.xaxis, _power)
         axis.set_title(LOSSES[kind])
         axis.legend(fontsize=8)
     return figure
@@ -117,6 +130,7 @@ def search_figure(law: Mapping[str, Any]) -> Figure:
     x, y = (np.array([mix[k] for mix in law["mixes"]]) for k in ("flops_s", "wer"))
     axis.plot(x, y, color="0.4", linewidth=5, alpha=0.25, label="best mix")
     axis.set(xscale="log", xlabel="decoder FLOPs a second of speech", ylabel="word error")
+    _log(axis.xaxis, _power)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.legend(fontsize=8)
     return figure

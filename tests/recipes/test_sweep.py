@@ -37,7 +37,7 @@ def get_config():
 """
 
 
-TIMED = ("tokens_s", "flops_s", "seconds")
+TIMED = ("tokens_s", "flops_s", "seconds", "code")  # what a second run need not share
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def test_every_run_leaves_a_row_and_a_model(capsys, place, swept):
     assert [row["name"] for row in rows] == [run["name"] for run in runs if not run["held_out"]]
     for row, run in zip(rows, runs, strict=False):
         assert run["finished"] and run["rate_of"] == "finished runs of this width"
-        assert row["flops"] == pytest.approx(run["flops"], rel=0.2)  # `used` and `length` are near
+        assert row["flops"] == pytest.approx(
+            run["flops"], rel=0.3
+        )  # by `used` and `length`, of few rows
         assert row["d"] == row["d_text"] + row["d_speech"] > row["n"] - row["n_inner"] > 0
         assert 0 < row["unique"] <= row["d"]
         nats = sorted((row["speech_nats"], row["text_nats"]))
