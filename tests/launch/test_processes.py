@@ -226,17 +226,3 @@ def test_no_process_ends_well_when_one_dies(told, place):
         running[1].kill()
     statuses, _ = finish(running)
     assert 0 not in statuses
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_cache_of_compiled_programs_does_no_harm(told, place, alone):
-    """A second life would take all programs from the first one's, and hang or die (`connect`)."""
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
-    kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    for life in ("first", "second"):
-        words = line(place, life, "train.mesh.data=2", "train.mesh.fsdp=-1")
-        environments = [one | kept for one in told("jobset", 2)]
-        statuses, said = finish(begin(environments, TRAIN, *words))
-        assert statuses == [0, 0], said
-        assert curve(place / life)[-1] == pytest.approx(alone[-1], rel=1e-5, abs=1e-6)

@@ -73,10 +73,12 @@ def result(work: Path, number: int = 0) -> dict:
 
 
 def finish(children: list[int]) -> None:
-    for one in children:
-        status = ended(one, LONGEST)
-        if status != 0:
-            raise SystemExit(f"a life of the run ended with {status}")
+    statuses = [ended(one, LONGEST) for one in children]
+    for one, status in zip(children, statuses, strict=True):
+        if status is None:  # it hangs
+            os.kill(one, signal.SIGKILL)
+    if any(status != 0 for status in statuses):
+        raise SystemExit(f"lives of the run ended with {statuses}")
 
 
 def begun(work: Path, one: int) -> None:
