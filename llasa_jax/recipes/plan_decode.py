@@ -23,7 +23,7 @@ from llasa_jax.parallel.flops import product_flops
 from llasa_jax.parallel.hlo import Module
 from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh, sharding
 from llasa_jax.parallel.roofline import step_seconds
-from llasa_jax.search import decoding
+from llasa_jax.search import cache, decoding
 from llasa_jax.search.sampler import prepared
 
 CODES_A_SECOND = 50
@@ -54,8 +54,8 @@ def compile_decode(run: DecoderRun, pod: Topology) -> dict[str, Any]:
     graphdef, params = _abstract_model(lm, mesh)
     length = math.ceil(SECONDS * CODES_A_SECOND)
     first = 1 << (length - 1).bit_length()
-    state = jax.eval_shape(decoding.empty(None, lm, config, shape, PROMPT, first))
-    rows, slots = jax.tree.map(_placed, state, decoding.places(state, mesh))
+    state = jax.eval_shape(cache.empty(None, lm, config, shape, PROMPT, first))
+    rows, slots = jax.tree.map(_placed, state, cache.places(state, mesh))
     everywhere = NamedSharding(mesh, PartitionSpec())
     number = partial(jax.ShapeDtypeStruct, dtype=jnp.int32, sharding=everywhere)
     silent = jax.ShapeDtypeStruct((lm.codes,), bool, sharding=everywhere)

@@ -15,7 +15,7 @@ import numpy as np
 from llasa_jax.codec.stream import StreamDecoder
 from llasa_jax.config import GuardConfig
 from llasa_jax.errors import UserError
-from llasa_jax.search.decoding import CHUNK, PART, RUNNING
+from llasa_jax.search.cache import CHUNK, PART, RUNNING
 from llasa_jax.search.engine import Task
 from llasa_jax.search.guards import judge_codes, judge_take
 from llasa_jax.search.sampler import Sampler

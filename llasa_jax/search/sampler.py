@@ -25,7 +25,8 @@ from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.parallel.mesh import Rules, shardings
 from llasa_jax.search import decoding
-from llasa_jax.search.decoding import ANY, CHUNK, IGNORE, RUNNING, WHOLE
+from llasa_jax.search.cache import CHUNK, RUNNING
+from llasa_jax.search.decoding import ANY, IGNORE, WHOLE
 from llasa_jax.search.session import Session, Start
 from llasa_jax.search.take import Take
 

@@ -15,8 +15,9 @@ from llasa_jax.config import DecoderConfig, GuardConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.blank import blank_prompt
 from llasa_jax.parallel.mesh import on_mesh
-from llasa_jax.search import decoding
-from llasa_jax.search.decoding import ENDED, IGNORE, LOOPED, RUNNING, SILENT, Limits
+from llasa_jax.search import cache, decoding
+from llasa_jax.search.cache import ENDED, LOOPED, RUNNING, SILENT
+from llasa_jax.search.decoding import IGNORE, Limits
 from llasa_jax.search.draw import candidate_keys
 from llasa_jax.search.take import LOOP, SILENCE, Take
 
@@ -79,7 +80,7 @@ class Session:
         self._prompted = np.zeros(rows, np.int32)  # tokens of each row's prompt
         self.drawn = np.zeros(rows, np.int64)  # tokens, codes and END, by row
         settings = sampler.lm, sampler.config, whole, longest, sampler.room
-        self._rows, self._slots = decoding.empty(sampler.mesh, *settings)()
+        self._rows, self._slots = cache.empty(sampler.mesh, *settings)()
         loops, quiet = (guards.loop_codes, guards.silent_codes) if guards else (0, 0)
         silent = sampler.silent
         self._limits = functools.partial(
@@ -118,7 +119,7 @@ class Session:
             self._prompted[row] = len(prompt)
         while self._prompted.max() > self._rows.seen.shape[1]:
             with self._mesh():
-                self._rows = decoding.widen(self._rows)
+                self._rows = cache.widen(self._rows)
         places, count = self._twins(places), self.shape[0] * self._copies
         rows_of: dict[bytes, list[int]] = {}
         for row, prompt in places.items():
@@ -139,7 +140,7 @@ class Session:
                     source[rows] = place
                 with self._mesh():
                     new = self._sampler.prefill(tokens, lengths)
-                    self._rows = decoding.install(self._rows, new, source)
+                    self._rows = cache.install(self._rows, new, source)
 
     def begin(self, starts: Sequence[Start]) -> None:
         """Begins candidates in their slots."""
@@ -153,8 +154,8 @@ class Session:
         with self._mesh():
             random = self._keys(keys, numbers)
             told, bounds = self._spread(chosen), tuple(self._spread(least, most))
-            self._slots = decoding.begin(self._slots, self._rows, *told, random, bounds)
-        ending = np.where(chosen, np.where(most > 0, RUNNING, decoding.CUT), self.seen.ending)
+            self._slots = cache.begin(self._slots, self._rows, *told, random, bounds)
+        ending = np.where(chosen, np.where(most > 0, RUNNING, cache.CUT), self.seen.ending)
         lengths = np.where(chosen, 0, self.seen.lengths)
         self.seen = Seen(ending, lengths, np.where(chosen, 0, self.seen.log_probability))
 
@@ -171,9 +172,9 @@ class Session:
         with self._mesh():
             random = self._keys(keys, numbers)
             parts, stay = self._spread(np.int32(parents), kept)
-            self._slots = decoding.fork(self._slots, parts, random, stay)
+            self._slots = cache.fork(self._slots, parts, random, stay)
         seen = Seen(*(np.take_along_axis(x, parents, 1) for x in self.seen))
-        self.seen = seen._replace(ending=np.where(kept, seen.ending, decoding.EMPTY))
+        self.seen = seen._replace(ending=np.where(kept, seen.ending, cache.EMPTY))
 
     def _keys(self, keys: np.ndarray, numbers: np.ndarray) -> jax.Array:
         flat = self._spread(self._seeds, np.int32(keys), np.int32(numbers))
@@ -201,7 +202,7 @@ class Session:
                 self.drawn += self._tokens() - before
                 return
             with self._mesh():
-                self._slots = decoding.grow(self._slots)
+                self._slots = cache.grow(self._slots)
 
     def trim(self) -> None:
         """Gives back the parts of caches which no take that runs needs, and ended takes with them.
@@ -210,9 +211,9 @@ class Session:
         """
         running, lengths = self.running(), self.seen.lengths
         prompts = int(self._prompted[running.any(1)].max(initial=1))
-        codes = int(lengths[running].max(initial=0)) + decoding.CHUNK
-        self._rows = decoding.trim_prompts(self._rows, prompts)
-        self._slots = decoding.trim_slots(self._slots, codes, self._sampler.room)
+        codes = int(lengths[running].max(initial=0)) + cache.CHUNK
+        self._rows = cache.trim_prompts(self._rows, prompts)
+        self._slots = cache.trim_slots(self._slots, codes, self._sampler.room)
 
     def _tokens(self) -> np.ndarray:
         return (self.seen.lengths + (self.seen.ending == ENDED)).sum(1)
@@ -253,7 +254,7 @@ def check_memory(
     """
     devices = 1 if mesh is None else mesh.size
     one = 2 * lm.layers * lm.kv_heads * lm.head_dim * jnp.dtype(lm.compute_dtype).itemsize
-    shared, own = one * rows * sum(decoding.part_sizes(prompt)), one * most
+    shared, own = one * rows * sum(cache.part_sizes(prompt)), one * most
     free = free_bytes() * devices
     if shared + rows * columns * own > free:
         fit = max(0, int((free - shared) // own))

@@ -15,7 +15,7 @@ from llasa_jax.errors import UserError
 from llasa_jax.lm.blank import blank_prompt
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import EOT, nano_vocabulary
-from llasa_jax.search import decoding
+from llasa_jax.search import cache
 from llasa_jax.search.guards import LOOP, RUNAWAY, SILENCE, judge_codes, longest_loop
 from llasa_jax.search.sampler import Sampler
 from llasa_jax.search.session import Session, Start, width
@@ -208,7 +208,7 @@ def test_pools_are_nested_and_one_at_a_time_is_the_same(tiny, takes):
 
 def test_sixteen_candidates_have_one_prompt_between_them(tiny):
     shape = tiny.sampler(16).shape([16])
-    make = decoding.empty(None, tiny.config, SamplerConfig(), shape, 100, 64)
+    make = cache.empty(None, tiny.config, SamplerConfig(), shape, 100, 64)
     rows, slots = jax.eval_shape(make)
     assert rows.caches[0][0][0].shape == (2, 1, 8, 128)
     assert slots.blocks[0][0][0].shape == (2, 16, 8, 64)
