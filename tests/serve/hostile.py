@@ -226,6 +226,7 @@ def assault(address: str, count: int, seed: int) -> dict:
             wrong.append(
                 {"number": number, "kind": kind, "status": status, "sent": repr(data[:400])}
             )
+            print(json.dumps(wrong[-1]), file=sys.stderr)
         if number % 1000 == 999:
             print(f"{number + 1} of {count}, {len(wrong)} wrong", file=sys.stderr)
     spoken = {"input": "it still speaks", "candidates": 1, "response_format": "wav"}
