@@ -29,7 +29,7 @@ def client(server):
     return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
 
 
-def post(server, path="/v1/audio/speech", timeout=200, **fields):
+def post(server, path="/v1/audio/speech", timeout=290, **fields):
     """Status, headers and body."""
     data = json.dumps({"input": TEXT, "candidates": 1, "response_format": "wav"} | fields).encode()
     headers = {"Content-Type": "application/json"}

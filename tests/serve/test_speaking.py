@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llasa_jax.serve.errors import ApiError
@@ -12,6 +12,7 @@ from llasa_jax.serve.requests import recording
 from llasa_jax.serve.speaking import faded
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
 def test_edges_fade_however_the_wave_comes(lengths):
     waves = [np.ones(length, np.float32) for length in lengths]
@@ -24,6 +25,7 @@ def test_edges_fade_however_the_wave_comes(lengths):
         assert (found[10:-10] == 1).all()
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=60, max_size=200))
 def test_inline_recordings_are_their_bytes(data):
     text = base64.b64encode(data).decode()
