@@ -232,7 +232,7 @@ def _row(trial: Trial, train: Sequence[Source], fitted: Fitted, folder: Path) ->
         "d": round(d),
         "d_text": round(d) - codes,
         "d_speech": codes,
-        "unique": round(unique),
+        "unique": round(min(unique, d)),
         "data": trial.data,
         "width": run.lm.dim,
         "layers": run.lm.layers,

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,7 +196,8 @@ def test_each_run_is_a_job_of_an_existing_scheduler(way, topology, tmp_path):
     assert found.returncode == 0, found.stderr
     assert "2 to run" in found.stdout
     for name in names:
-        assert found.stdout.count(f"--only {name}") or found.stdout.count(f"- {name}"), found.stdout
+        job = re.compile(rf"sweep\W+voice_ladder\W+--only\W+{re.escape(name)}\b")
+        assert job.search(found.stdout), found.stdout
     assert "runs/voice_ladder" in found.stdout and not (tmp_path / "out").exists()
 
 
