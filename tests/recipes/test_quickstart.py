@@ -95,7 +95,7 @@ def test_say_writes_sound_and_prints_its_record(run, tmp_path):
     record = json.loads(spoken.stdout)
     wave, rate = read_audio(out)
     assert rate == 16000 and len(wave) / rate == pytest.approx(record["audio_seconds"])
-    assert set(record["candidates"][0]["scores"]) == {"content", "speaker"}
+    assert set(record["searches"][0]["candidates"][0]["scores"]) == {"content", "speaker"}
     first = out.read_bytes()
     assert llasa(*arguments).returncode == 0
     assert out.read_bytes() == first  # the same seed gives the same bytes
