@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from llasa_jax.recipes.long import PAUSES
 from llasa_jax.recipes.provenance import provenance
 from llasa_jax.recipes.voice import MAX_TEXT, WEIGHTS, Voice, check_text
 from llasa_jax.recipes.voices import NamedVoice, VoiceMaker
-from llasa_jax.search.continuous import ContinuousBatch, Draw, heard
+from llasa_jax.search.continuous import ContinuousBatch, Draw, TakeFailed, heard
 from llasa_jax.search.engine import Engine, Task
 from llasa_jax.serve.app import make_app
 from llasa_jax.serve.studio import Piece
@@ -71,7 +72,8 @@ class VoiceStudio:
         batch = ContinuousBatch(self.engine.sampler, slots, self.engine.guards)
         news = list(batch.follow(Draw(task, 0)))
         decoder: StreamDecoder = self.stream_decoder(chunk_seconds)
-        list(heard(news, task, decoder, self.engine.guards))
+        with suppress(TakeFailed):  # one take may: it is its programs that are wanted
+            list(heard(news, task, decoder, self.engine.guards))
         take = news[-1].take
         self.engine.score(task, [take], self.engine.waves([task], [[take]])[0])
 
