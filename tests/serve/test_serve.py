@@ -104,7 +104,7 @@ def test_a_stream_is_the_same_speech_and_begins_early(server):
         streamed = np.frombuffer(first + answer.read(), np.int16) / 32768
     at_24 = np.frombuffer(post(server, input=LONG, response_format="pcm")[2], np.int16) / 32768
     assert len(streamed) == len(at_24) and abs(len(at_24) / 24_000 - len(whole) / 16_000) < 0.1
-    assert si_sdr(at_24, streamed) > 20
+    assert si_sdr(at_24, streamed) > 18  # of one take; 20 is the mean's (docs/codec.md)
     events = post(server, stream_format="sse", response_format="pcm")[2].decode().split("\n\n")
     found = [json.loads(event.removeprefix("data: ")) for event in events if event]
     assert [one["type"] for one in found[-2:]] == ["speech.audio.delta", "speech.audio.done"]
