@@ -133,10 +133,11 @@ def test_one_run_alone_gives_the_same_numbers(capsys, place, swept, tmp_path):
 @pytest.mark.slow
 def test_a_killed_ladder_goes_on_and_ends_with_the_same_numbers(place, tmp_path):
     """SIGTERM while the second run trains: exit 75, a checkpoint, and later the same losses."""
-    rungs = '[{"flops": 6e8, "widths": [8]}, {"flops": 4e10, "widths": [16]}]'
-    given = command(place, tmp_path / "killed", "--set", f"rungs={rungs}")
+    rungs = '[{"flops": 6e8, "widths": [8]}, {"flops": 1.2e10, "widths": [16]}]'
+    more = ("--set", f"rungs={rungs}", "--set", "run.train.save_every=100")
+    given = command(place, tmp_path / "killed", *more)
     process = subprocess.Popen([sys.executable, "-m", "llasa_jax", *given], env=os.environ)
-    while not list(tmp_path.glob("killed/4e10-*/curve.csv")):
+    while not list(tmp_path.glob("killed/1.2e10-*/curve.csv")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -144,7 +145,7 @@ def test_a_killed_ladder_goes_on_and_ends_with_the_same_numbers(place, tmp_path)
     (row,) = csv.DictReader((tmp_path / "killed" / "runs.csv").open())
     assert row["name"].startswith("6e8-w8-")
     assert cli.main(given) == 0
-    assert cli.main(command(place, tmp_path / "whole", "--set", f"rungs={rungs}")) == 0
+    assert cli.main(command(place, tmp_path / "whole", *more)) == 0
     killed, whole = (
         list(csv.DictReader((tmp_path / name / "runs.csv").open())) for name in ("killed", "whole")
     )
