@@ -36,7 +36,8 @@ drive() {
 }
 
 for model in "${models[@]}"; do
-  hub "$model" "HKUSTAudio/$(sed 's/^llasa-\(.*\)b$/Llasa-\1B/' <<<"$model")"
+  size="${model#llasa-}"
+  hub "$model" "HKUSTAudio/Llasa-${size%b}B"
 done
 hub xcodec2 HKUSTAudio/xcodec2-hf
 hub whisper-large-v3 openai/whisper-large-v3

@@ -211,7 +211,9 @@ def test_every_named_run_loads_as_its_own_kind_only(path):
     other = next(k for k in (CodecRun, DecoderRun) if k is not kind)
     with pytest.raises(UserError, match=f"is a {kind.__name__}, this command takes"):
         load_config(path.stem, other)
-    setting = "train.steps" if hasattr(config, "train") else "row"  # data has rows, but no training
+    # Data has rows but no training, a sweep neither of its own.
+    names = {"train": "train.steps", "row": "row", "valid_rows": "valid_rows"}
+    setting = next(setting for name, setting in names.items() if hasattr(config, name))
     changed = load_config(path.stem, kind, [f"{setting}=3"])
     assert attrgetter(setting)(changed) == 3 and config_hash(changed) != config_hash(config)
 

@@ -46,12 +46,12 @@ def read_audio(path: str | Path, rate: int | None = None) -> tuple[np.ndarray, i
 
 
 def decode_audio(
-    data: bytes, name: str, rate: int | None = None, longest: float = MAX_SECONDS
+    data: bytes, name: str, rate: int | None = None, longest: float | None = None
 ) -> tuple[np.ndarray, int]:
     """What `read_audio` gives, of a file's bytes (wav, flac, ogg, mp3, ...) called `name`.
 
     Args:
-      longest: seconds that it may last.
+      longest: seconds that it may last; None: an hour.
 
     Raises:
       UserError: as `read_audio`.
@@ -63,7 +63,7 @@ def decode_audio(
 
 
 def _read_soundfile(
-    path: Path, file: bytes | BinaryIO, rate: int | None, longest: float = MAX_SECONDS
+    path: Path, file: bytes | BinaryIO, rate: int | None, longest: float | None = None
 ) -> tuple[np.ndarray, int]:
     """`file` is what to open: the path, or its contents."""
     try:
@@ -113,9 +113,9 @@ def _gather(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32), target
 
 
-def _check_length(path: Path, seconds: float, longest: float = MAX_SECONDS) -> None:
-    if seconds > longest:
-        bound = "an hour" if longest == MAX_SECONDS else f"{longest:.0f} s"
+def _check_length(path: Path, seconds: float, longest: float | None = None) -> None:
+    if seconds > (MAX_SECONDS if longest is None else longest):
+        bound = "an hour" if longest is None else f"{longest:.0f} s"
         raise UserError(f"audio file {path} lasts over {bound} ({seconds:.0f} s); cut it first")
 
 

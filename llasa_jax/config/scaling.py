@@ -13,8 +13,8 @@ class RungConfig:
     `held_out` runs are forecast, not fitted, and only run when they are asked for.
     """
 
-    flops: float
-    widths: tuple[int, ...]
+    flops: float = 2e12
+    widths: tuple[int, ...] = (64,)
     seeds: tuple[int, ...] = (0,)
     data: tuple[float, ...] = (1.0,)
     held_out: bool = False
@@ -41,8 +41,8 @@ class SweepPlan:
     hour costs: for estimates alone. Losses are of at most `valid_rows` rows of each kind.
     """
 
-    run: DecoderRun
-    rungs: tuple[RungConfig, ...]
+    run: DecoderRun = DecoderRun()
+    rungs: tuple[RungConfig, ...] = (RungConfig(),)
     least_layers: int = 2
     rate_width: float = -0.5
     rate_tokens: float = 0.0

@@ -235,8 +235,14 @@ def test_the_same_line_is_the_same_run():
     [
         ("gke run Paper llasa_1b --topology v6e:4x4", "Paper: a name is a-z, 0-9 and -"),
         (f"gke run {'a' * 29} llasa_1b --topology v6e:4x4", "at most 28"),
-        ("gke run paper llasa_9b --topology v6e:4x4", "llasa_9b: no language model or codec"),
-        ("gke run paper ../setup --topology v6e:4x4", "../setup: no language model or codec"),
+        (
+            "gke run paper llasa_9b --topology v6e:4x4",
+            "llasa_9b: no language model, ladder or codec",
+        ),
+        (
+            "gke run paper ../setup --topology v6e:4x4",
+            "../setup: no language model, ladder or codec",
+        ),
         ("gke run paper voice_speaker --topology v6e:4x4", "voice_speaker: no language model"),
         ("gke run paper llasa_1b", "run: expected NAME CONFIG --topology"),
         ("gke run paper llasa_1b --topology v9:4x4", "--topology v9:4x4: expected a chip"),
