@@ -46,9 +46,9 @@ def connect() -> None:
             f"processes of one run: cannot join the others ({reason}); set {names}, or "
             "JAX_NUM_PROCESSES=1 for a run of this process alone"
         ) from error
-    # Processes that took CPU programs out of the cache waited for each other until Gloo gave up (2 of
-    # 3 pairs, jaxlib 0.10.2; those that compiled never did: tests/soak/soak.py stops). It seems that
-    # a cached program loses the order of its collectives.
+    # Processes that took CPU programs out of the cache waited for each other until Gloo gave up (2
+    # of 3 pairs, jaxlib 0.10.2; those that compiled never did: tests/soak/soak.py stops). It seems
+    # that a cached program loses the order of its collectives.
     if jax.default_backend() == "cpu":
         jax.config.update("jax_enable_compilation_cache", False)
 
