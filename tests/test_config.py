@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llasa_jax import config as module
@@ -62,8 +62,9 @@ def configurations(draw, kind):
         assume(False)
 
 
+# Few values of some kinds pass their checks: LoRA's targets must all differ.
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_what_is_written_is_read(kind, data):
     config = data.draw(configurations(kind))
