@@ -228,7 +228,7 @@ class Curve:
             "judges": [self.judge.name] + [self.similarity.name] * bool(self.targets),
             "settings": asdict(settings) | self.voice.settings,
             "seed": self.seed,
-            "records": str(self.folder),
+            "records": self.folder.name,  # beside the curve
             "machine": machine(),
         }
 
