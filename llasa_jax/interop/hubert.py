@@ -10,7 +10,7 @@ from llasa_jax.config import HubertConfig
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
 from llasa_jax.interop.layouts import check_tensors, take_tensors
-from llasa_jax.interop.weights import Weights, read_json
+from llasa_jax.interop.weights import Weights, read_json, read_settings
 from llasa_jax.verifiers.hubert import Hubert
 from llasa_jax.verifiers.wav2vec import CONVOLUTIONS
 
@@ -83,16 +83,12 @@ def join_weight_norm(weights: Weights, module: str) -> None:
 
 
 def _read_config(folder: Path) -> HubertConfig:
-    path = folder / "config.json"
-    found = read_json(path)
-    for name, value in FIXED.items():
-        if found.get(name, value) != value:
-            raise UserError(f"{path}: {name} is {found[name]!r}, only {value!r} is read")
     places = read_json(folder / "vocab.json")
     outputs = sorted(places, key=lambda name: places[name])
     if [places[name] for name in outputs] != list(range(len(outputs))):
         raise UserError(f"{folder / 'vocab.json'}: its ids are not 0 to {len(outputs) - 1}")
-    try:
+    path = folder / "config.json"
+    with read_settings(path, FIXED) as found:
         channels = found["conv_dim"]
         if len(set(channels)) != 1 or len(channels) != len(CONVOLUTIONS):
             raise UserError(f"{path}: conv_dim {channels} is not read, all must be equal")
@@ -107,5 +103,3 @@ def _read_config(folder: Path) -> HubertConfig:
             position_groups=found["num_conv_pos_embedding_groups"],
             outputs=tuple(" " if one == DELIMITER else one.lower() for one in outputs),
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: lacks or breaks the setting {error}") from error

@@ -6,7 +6,8 @@ A checkpoint is a safetensors file, several with an index, or a file that torch.
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,27 @@ def read_json(path: Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no settings by name")
     return found
+
+
+@contextmanager
+def read_settings(path: Path, fixed: Mapping[str, Any]) -> Iterator[dict]:
+    """The settings of a published model, for a block that takes what it needs from them.
+
+    Args:
+        fixed: settings by name whose value, where it is given, must be this one.
+
+    Raises:
+        UserError: as `read_json`; if a fixed setting has another value; or if what the block asks
+            for is not there or of another kind.
+    """
+    found = read_json(path)
+    for name, value in fixed.items():
+        if found.get(name, value) != value:
+            raise UserError(f"{path}: {name} is {found[name]!r}, only {value!r} is read")
+    try:
+        yield found
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: lacks or breaks the setting {error}") from error
 
 
 def write_json(path: Path, values: dict) -> None:

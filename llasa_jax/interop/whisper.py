@@ -5,14 +5,13 @@
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from llasa_jax import nn
 from llasa_jax.config import WhisperConfig
 from llasa_jax.errors import UserError
 from llasa_jax.interop.bundle import flatten, unflatten
 from llasa_jax.interop.layouts import check_tensors, take_tensors
-from llasa_jax.interop.weights import Weights, read_json
+from llasa_jax.interop.weights import Weights, read_json, read_settings
+from llasa_jax.lm.vocabulary import read_tokenizer
 from llasa_jax.verifiers.whisper import Whisper, WhisperVocabulary
 
 TABLE = {
@@ -57,11 +56,7 @@ def import_whisper(
 
 
 def _read_config(path: Path) -> WhisperConfig:
-    found = read_json(path)
-    for name, value in FIXED.items():
-        if found.get(name, value) != value:
-            raise UserError(f"{path}: {name} is {found[name]!r}, only {value!r} is read")
-    try:
+    with read_settings(path, FIXED) as found:
         sizes = ("heads", "attention_heads"), ("ffn", "ffn_dim")
         for ours, theirs in sizes:
             if found[f"encoder_{theirs}"] != found[f"decoder_{theirs}"]:
@@ -77,18 +72,11 @@ def _read_config(path: Path) -> WhisperConfig:
             frames=found["max_source_positions"],
             positions=found["max_target_positions"],
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: lacks or breaks the setting {error}") from error
 
 
 def _read_vocabulary(folder: Path, config: WhisperConfig, language: str) -> WhisperVocabulary:
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not found, expected the model's tokenizer")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{path}: no readable tokenizer ({error})") from error
+    tokenizer = read_tokenizer(path)
     settings = folder / "generation_config.json"
     rules = read_json(settings if settings.is_file() else folder / "config.json")
     multilingual = rules.get("is_multilingual", config.vocab >= MULTILINGUAL)

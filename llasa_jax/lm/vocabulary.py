@@ -127,12 +127,7 @@ class Vocabulary:
         """
         path = Path(path)
         path = path if path.is_file() else path / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{path}: not found, expected the model's tokenizer")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{path}: no readable tokenizer ({error})") from error
+        tokenizer = read_tokenizer(path)
         try:
             if codes is not None and tokenizer.token_to_id(TAGS[0]) is None:
                 return cls.extend(tokenizer, codes)
@@ -282,6 +277,16 @@ class Vocabulary:
     def _encode(self, piece: str) -> np.ndarray:
         """Ids int32 [n] of a piece of the template."""
         return np.array(self.tokenizer.encode(piece, add_special_tokens=False).ids, np.int32)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json; UserError if it is missing or broken."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found, expected the model's tokenizer")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: no readable tokenizer ({error})") from error
 
 
 # A text as English speech needs it: no case, no accents, stops and commas as the only signs.
