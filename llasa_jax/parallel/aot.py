@@ -61,6 +61,15 @@ class Compiled:
     text: str
     seconds: float
 
+    def report(self, hbm: int) -> dict[str, Any]:
+        """JSON-able, for a device with `hbm` bytes: `fits`, `bytes`, `compile_s`."""
+        sizes = {"arguments": self.arguments, "temporaries": self.temporaries}
+        return {
+            "fits": self.temporaries is not None and self.peak <= hbm,
+            "bytes": sizes | {"peak": self.peak, "hbm": hbm},
+            "compile_s": round(self.seconds, 1),
+        }
+
 
 def topology(name: str, slices: int = 1) -> Topology:
     """The slices `name`, as "v5p:4x4x4": a chip of `chips.CHIPS` and its grid of chips.

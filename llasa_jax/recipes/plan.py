@@ -12,7 +12,7 @@ from llasa_jax.parallel.aot import toolchain, topology
 from llasa_jax.recipes.plan_decode import compile_decode, decode_table
 from llasa_jax.recipes.plan_encode import compile_encode, encode_table
 from llasa_jax.recipes.plan_search import remedies, search
-from llasa_jax.recipes.plan_step import PROGRAMS, compile_step, sized
+from llasa_jax.recipes.plan_step import PROGRAMS, compile_step, sized, table_head
 
 
 def plan(
@@ -80,15 +80,7 @@ def table(found: dict) -> str:
     if "mesh" not in found and "search" not in found:
         return encode_table(found)
     sizes, units = found["bytes"], 1e9
-    lines = {
-        "command": found["command"],
-        "toolchain": ", ".join(f"{name} {number}" for name, number in found["toolchain"].items()),
-        "step": found["work"],
-        "mesh": ", ".join(f"{name}={size}" for name, size in found["mesh"].items()) or "one device",
-        "chips": str(found["chips"]),
-        "fits": f"{'yes' if found['fits'] else 'no'}: {sizes['peak'] / units:.2f} of "
-        f"{sizes['hbm'] / units:.2f} GB a device, {sizes['peak'] / sizes['hbm']:.0%}, compiled",
-    }
+    lines = table_head(found, "step")
     for name in ("arguments", "temporaries"):
         if sizes[name] is not None:
             lines[name] = f"{sizes[name] / units:.2f} GB, compiled"

@@ -23,6 +23,7 @@ from llasa_jax.parallel.flops import product_flops
 from llasa_jax.parallel.hlo import Module
 from llasa_jax.parallel.mesh import Rules, make_mesh, on_mesh, sharding
 from llasa_jax.parallel.roofline import step_seconds
+from llasa_jax.recipes.plan_step import table_head
 from llasa_jax.search import cache, decoding
 from llasa_jax.search.sampler import prepared
 
@@ -79,14 +80,7 @@ def compile_decode(run: DecoderRun, pod: Topology) -> dict[str, Any]:
         "chips": pod.chips,
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
         "utterances": shape[0],
-        "fits": compiled.temporaries is not None and compiled.peak <= hbm,
-        "bytes": {
-            "arguments": compiled.arguments,
-            "temporaries": compiled.temporaries,
-            "peak": compiled.peak,
-            "hbm": hbm,
-        },
-        "compile_s": round(compiled.seconds, 1),
+        **compiled.report(hbm),
         "model_flops": flops,
         "estimated": None,
         "utterance_s": None,
@@ -140,17 +134,7 @@ def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeS
 
 def decode_table(found: dict[str, Any]) -> str:
     """What `compile_decode` found, to read."""
-    sizes = found["bytes"]
-    fits = "yes" if found["fits"] else "no"
-    lines = {
-        "command": found["command"],
-        "toolchain": ", ".join(f"{name} {number}" for name, number in found["toolchain"].items()),
-        "search": found["work"],
-        "mesh": ", ".join(f"{name}={size}" for name, size in found["mesh"].items()) or "one device",
-        "chips": str(found["chips"]),
-        "fits": f"{fits}: {sizes['peak'] / 1e9:.2f} of {sizes['hbm'] / 1e9:.2f} GB, compiled",
-        "FLOPs of a step": f"{found['model_flops']:.3e}",
-    }
+    lines = table_head(found, "search") | {"FLOPs of a step": f"{found['model_flops']:.3e}"}
     if found["estimated"]:
         least, most = found["estimated"]["step_s"]
         lines["a step"] = f"{1e3 * least:.2f} to {1e3 * most:.2f} ms, estimated"

@@ -17,6 +17,7 @@ from llasa_jax.parallel.flops import product_flops
 from llasa_jax.parallel.hlo import Module
 from llasa_jax.parallel.mesh import make_mesh
 from llasa_jax.parallel.roofline import step_seconds
+from llasa_jax.recipes.plan_step import table_head
 
 SECONDS = 10.0  # of a wave
 
@@ -58,9 +59,7 @@ def compile_encode(run: CodecRun, pod: Topology, batch_tokens: int | None) -> di
     found: dict[str, Any] = {
         "work": work,
         "chips": pod.chips,
-        "fits": compiled.temporaries is not None and compiled.peak <= hbm,
-        "bytes": {"peak": compiled.peak, "hbm": hbm},
-        "compile_s": round(compiled.seconds, 1),
+        **compiled.report(hbm),
         "model_flops": flops,
         "estimated": None,
     }
@@ -78,16 +77,7 @@ def _place(mesh: Mesh, *axes: str) -> NamedSharding:
 
 def encode_table(found: dict[str, Any]) -> str:
     """What `compile_encode` found, to read."""
-    sizes = found["bytes"]
-    fits = "yes" if found["fits"] else "no"
-    lines = {
-        "command": found["command"],
-        "toolchain": ", ".join(f"{name} {number}" for name, number in found["toolchain"].items()),
-        "batch": found["work"],
-        "chips": str(found["chips"]),
-        "fits": f"{fits}: {sizes['peak'] / 1e9:.2f} of {sizes['hbm'] / 1e9:.2f} GB, compiled",
-        "model FLOPs": f"{found['model_flops']:.3e}",
-    }
+    lines = table_head(found, "batch") | {"model FLOPs": f"{found['model_flops']:.3e}"}
     if found["estimated"]:
         least, most = found["estimated"]["audio_hours_an_hour"]
         lines["speed"] = f"{least:.3g} to {most:.3g} hours of audio an hour, estimated"

@@ -42,6 +42,24 @@ class Program:
     table: tuple[int, int] | None = None
 
 
+def table_head(found: dict[str, Any], what: str) -> dict[str, str]:
+    """The first lines of a plan's table by their names; `what` names the work."""
+    sizes, fits = found["bytes"], "yes" if found["fits"] else "no"
+    lines = {
+        "command": found["command"],
+        "toolchain": ", ".join(f"{name} {number}" for name, number in found["toolchain"].items()),
+        what: found["work"],
+    }
+    if "mesh" in found:
+        axes = ", ".join(f"{name}={size}" for name, size in found["mesh"].items())
+        lines["mesh"] = axes or "one device"
+    return lines | {
+        "chips": str(found["chips"]),
+        "fits": f"{fits}: {sizes['peak'] / 1e9:.2f} of {sizes['hbm'] / 1e9:.2f} GB a device, "
+        f"{sizes['peak'] / sizes['hbm']:.0%}, compiled",
+    }
+
+
 def sized(run: Run, batch_tokens: int | None) -> Run:
     """The run with a batch of so many tokens.
 
@@ -93,14 +111,7 @@ def compile_step(run: Run, pod: Topology) -> dict:
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
         "work": made.work,
         "chips": pod.chips,
-        "fits": compiled.temporaries is not None and compiled.peak <= hbm,
-        "bytes": {
-            "arguments": compiled.arguments,
-            "temporaries": compiled.temporaries,
-            "peak": compiled.peak,
-            "hbm": hbm,
-        },
-        "compile_s": round(compiled.seconds, 1),
+        **compiled.report(hbm),
         "model_flops": model_flops,
         "whole_run": {"steps": made.steps, "of": made.whole},
         "collectives": None,
