@@ -22,7 +22,7 @@ class ServeConfig:
     queue: int = 64
     timeout: float = 300.0
     candidates: int = 4
-    chunk_seconds: float = 1.0
+    chunk_seconds: float = 0.5
     keys: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 

@@ -72,23 +72,41 @@ class Speaking:
         yield self._file(waves)
 
     def stream(self) -> Iterator[bytes]:
-        """The file while it is drawn; the next piece is drawn while one is heard."""
-        decoder = self._studio.stream_decoder(self._chunk_seconds)
-        guards = self._studio.engine.guards
+        """The file while it is drawn: the first piece as its codes come, the others whole, each
+        drawn while the one before is heard."""
 
         def waves() -> Iterator[Iterable[np.ndarray]]:
             count = len(self._wish.pieces)
-            jobs = [self._submit(0, streamed=True)]
+            first, after = self._submit(0, streamed=True), None
             for number in range(count):
-                if number + 1 < count:
-                    jobs.append(self._submit(number + 1, streamed=True))
-                job, told = jobs[number]
-                yield heard(_told(told), job.task, decoder, guards)
+                told, after = after, self._submit(number + 1)[1] if number + 1 < count else None
+                yield [self._kept(told)] if number else self._begun(*first)
 
         rate, wish = self._studio.engine.rate, self._wish
         sound = stretched(self._counted(self._joined(waves())), rate, wish.speed)
         tags = self._studio.metadata(wish.voice, wish.seed)
         yield from encoded(sound, rate, wish.format, tags)
+
+    def _begun(self, job: Job, told: queue.SimpleQueue) -> Iterator[np.ndarray]:
+        """The first piece while it is drawn. What was heard of a take that fails cannot be taken
+        back: it fades, and after a pause the piece is said again, whole."""
+        studio, rate, failed = self._studio, self._studio.engine.rate, []
+
+        def take() -> Iterator[np.ndarray]:
+            decoder = studio.stream_decoder(self._chunk_seconds)
+            try:
+                yield from heard(_told(told), job.task, decoder, studio.engine.guards)
+            except TakeFailed as error:
+                failed.append(error)
+
+        heard_of_it = 0
+        for wave in faded(take(), round(FADE_SECONDS * rate)):
+            heard_of_it += len(wave)
+            yield wave
+        if failed:
+            if heard_of_it:
+                yield np.zeros(round(self._wish.pieces[0].pause * rate), np.float32)
+            yield self._kept(self._submit(0)[1])
 
     def search(self) -> Iterator[bytes]:
         """A line of JSON for each piece, candidate and choice, and one with the file."""

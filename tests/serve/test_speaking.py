@@ -1,15 +1,19 @@
 """Pieces of a text become one sound; requests become what is asked for."""
 
 import base64
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llasa_jax.search.continuous import TakeFailed
+from llasa_jax.serve import speaking as module
 from llasa_jax.serve.errors import ApiError
 from llasa_jax.serve.requests import recording
-from llasa_jax.serve.speaking import faded
+from llasa_jax.serve.speaking import Speaking, Wish, faded
+from llasa_jax.serve.studio import Piece
 
 
 @settings(deadline=None)
@@ -48,3 +52,29 @@ def test_what_is_short_is_a_name():
 def test_errors_hold_nothing_that_json_cannot():
     body = ApiError(400, "\ud800 é", param="input").body
     assert body["error"]["message"].isascii()
+
+
+@pytest.mark.parametrize("heard", [0, 4000])
+def test_a_first_take_that_fails_fades_and_is_said_again(monkeypatch, heard):
+    """Nothing is lost where nothing was heard of it yet; else the piece begins anew."""
+
+    def fails(news, task, decoder, guards):
+        yield np.full(heard, 0.5, np.float32)
+        raise TakeFailed("loop")
+
+    again = np.full(3000, 0.25, np.float32)
+    studio = SimpleNamespace(
+        engine=SimpleNamespace(rate=16_000, guards=None), stream_decoder=lambda seconds: None
+    )
+    wish = Wish([Piece("one", 0.1), Piece("two", 0.3)], None, 0, 1, False, "pcm", 1.0)
+    speaking = Speaking(studio, None, wish, 0.5)
+    monkeypatch.setattr(module, "heard", fails)
+    monkeypatch.setattr(speaking, "_submit", lambda number: (None, number))
+    monkeypatch.setattr(speaking, "_kept", lambda told: again)
+    found = np.concatenate(list(speaking._begun(SimpleNamespace(task=None), None)))
+    pause = 1600 if heard else 0
+    assert len(found) == heard + pause + len(again)
+    np.testing.assert_array_equal(found[heard + pause :], again)
+    if heard:
+        assert abs(found[heard - 1]) < 1e-3 and (found[heard : heard + pause] == 0).all()
+        assert (found[100 : heard - 100] == 0.5).all()
