@@ -21,6 +21,8 @@ from llasa_jax.serve.studio import Piece, Studio
 from llasa_jax.serve.worker import Cancelled, Candidate, Job, Worker, model_error
 
 AHEAD = 4  # pieces of one text that are drawn at once: other requests have their turn
+SEEDS = 3  # that a piece is tried with, each as often as the guards draw again
+ANOTHER = 1_000_003  # from a piece's seed to the next one's
 FADE_SECONDS = 0.005  # at the edges of a piece, so that none begins or ends with a click
 
 
@@ -66,7 +68,7 @@ class Speaking:
         count, waves = len(self._wish.pieces), []
         jobs = [self._submit(number) for number in range(min(AHEAD, count))]
         for number in range(count):
-            waves.append(self._kept(jobs[number][1]))
+            waves.append(self._kept(number, jobs[number][1]))
             if number + AHEAD < count:
                 jobs.append(self._submit(number + AHEAD))
         yield self._file(waves)
@@ -80,7 +82,7 @@ class Speaking:
             first, after = self._submit(0, streamed=True), None
             for number in range(count):
                 told, after = after, self._submit(number + 1)[1] if number + 1 < count else None
-                yield [self._kept(told)] if number else self._begun(*first)
+                yield [self._kept(number, told)] if number else self._begun(*first)
 
         rate, wish = self._studio.engine.rate, self._wish
         sound = stretched(self._counted(self._joined(waves())), rate, wish.speed)
@@ -106,7 +108,7 @@ class Speaking:
         if failed:
             if heard_of_it:
                 yield np.zeros(round(self._wish.pieces[0].pause * rate), np.float32)
-            yield self._kept(self._submit(0)[1])
+            yield self._kept(0, self._submit(0)[1])
 
     def search(self) -> Iterator[bytes]:
         """A line of JSON for each piece, candidate and choice, and one with the file."""
@@ -160,15 +162,28 @@ class Speaking:
             raise TakeFailed(pool.statuses[place])
         return place
 
-    def _kept(self, told: queue.SimpleQueue) -> np.ndarray:
-        pool = next(found for found in _told(told) if isinstance(found, Pool))
-        return pool.waves[self._choice(pool)]
+    def _kept(self, number: int, told: queue.SimpleQueue) -> np.ndarray:
+        """The wave of a piece that was submitted; where all takes fail, those of other seeds.
 
-    def _submit(self, number: int, streamed: bool = False) -> tuple[Job, queue.SimpleQueue]:
+        Raises:
+            TakeFailed: if all seeds' fail.
+        """
+        for attempt in range(1, SEEDS + 1):
+            pool = next(found for found in _told(told) if isinstance(found, Pool))
+            try:
+                return pool.waves[self._choice(pool)]
+            except TakeFailed:
+                if attempt == SEEDS:
+                    raise
+                told = self._submit(number, attempt=attempt)[1]
+
+    def _submit(
+        self, number: int, *, streamed: bool = False, attempt: int = 0
+    ) -> tuple[Job, queue.SimpleQueue]:
         wish, told = self._wish, queue.SimpleQueue()
         job = Job(
             self._studio.task(wish.pieces[number].text, wish.voice),
-            wish.seed,
+            wish.seed + attempt * ANOTHER,
             told.put,
             key=number,
             candidates=wish.candidates,

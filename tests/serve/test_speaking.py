@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llasa_jax.search.continuous import TakeFailed
+from llasa_jax.search.strategies import Pool
 from llasa_jax.serve import speaking as module
 from llasa_jax.serve.errors import ApiError
 from llasa_jax.serve.requests import recording
@@ -70,7 +71,7 @@ def test_a_first_take_that_fails_fades_and_is_said_again(monkeypatch, heard):
     speaking = Speaking(studio, None, wish, 0.5)
     monkeypatch.setattr(module, "heard", fails)
     monkeypatch.setattr(speaking, "_submit", lambda number: (None, number))
-    monkeypatch.setattr(speaking, "_kept", lambda told: again)
+    monkeypatch.setattr(speaking, "_kept", lambda number, told: again)
     found = np.concatenate(list(speaking._begun(SimpleNamespace(task=None), None)))
     pause = 1600 if heard else 0
     assert len(found) == heard + pause + len(again)
@@ -78,3 +79,26 @@ def test_a_first_take_that_fails_fades_and_is_said_again(monkeypatch, heard):
     if heard:
         assert abs(found[heard - 1]) < 1e-3 and (found[heard : heard + pause] == 0).all()
         assert (found[100 : heard - 100] == 0.5).all()
+
+
+@pytest.mark.parametrize("bad", [0, 2, 3])
+def test_a_piece_is_tried_with_other_seeds_before_it_fails(monkeypatch, bad):
+    statuses = ["loop"] * bad + ["ok"]
+    seeds = []
+
+    def submit(job):
+        status = statuses[len(seeds)]
+        seeds.append(job.seed)
+        job.tell(Pool("one", [None], [np.full(5, len(seeds), np.float32)], [status], {}))
+
+    studio = SimpleNamespace(task=lambda text, voice: None, weights={}, accept={})
+    wish = Wish([Piece("one", 0.1)], None, 7, 1, False, "pcm", 1.0)
+    speaking = Speaking(studio, SimpleNamespace(submit=submit), wish, 0.5)
+    monkeypatch.setattr(module, "best_of", lambda pool, weights: 0)
+    told = speaking._submit(0)[1]
+    if bad == module.SEEDS:
+        with pytest.raises(TakeFailed):
+            speaking._kept(0, told)
+    else:
+        assert speaking._kept(0, told)[0] == bad + 1
+    assert seeds == [7 + n * module.ANOTHER for n in range(min(bad + 1, module.SEEDS))]
