@@ -41,4 +41,4 @@ def blank_texts(
 
 def blank_prompt(ids: np.ndarray, text_vocab: int) -> np.ndarray:
     """A prompt's ids [n], as `Vocabulary.prompt` gives them, with its text blank."""
-    return np.where(np.asarray(kinds(ids[None], text_vocab))[0] == TEXT, BLANK, ids)
+    return np.where(kinds(ids[None], text_vocab)[0] == TEXT, BLANK, ids)

@@ -6,6 +6,7 @@ directions. It is a loss of training alone: the model stays the Llama that it is
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from llasa_jax.lm.vocabulary import TAGS
 
@@ -66,12 +67,16 @@ def guide_loss(
     return nats.sum() / jnp.maximum(guided.sum(), 1)
 
 
-def kinds(tokens: jax.Array, text_vocab: int) -> jax.Array:
-    """int [B, S]: `SPEECH` for codes, `TEXT` for ids between a text's START and END, else 0."""
+def kinds(tokens: jax.Array | np.ndarray, text_vocab: int) -> jax.Array | np.ndarray:
+    """int [B, S]: `SPEECH` for codes, `TEXT` for ids between a text's START and END, else 0.
+
+    By numpy where they are numpy's: prompts of every length would each compile programs.
+    """
+    xp = np if isinstance(tokens, np.ndarray) else jnp
     tag = tokens - text_vocab
-    bounds = jnp.where((tag >= 0) & (tag < len(TAGS)), jnp.array(_BOUNDS)[tag % len(TAGS)], 0)
-    text = (jnp.cumsum(bounds, 1) > 0) & (tag < 0)
-    return jnp.where(tag >= len(TAGS), SPEECH, jnp.where(text, TEXT, 0))
+    bounds = xp.where((tag >= 0) & (tag < len(TAGS)), xp.asarray(_BOUNDS)[tag % len(TAGS)], 0)
+    text = (xp.cumsum(bounds, 1) > 0) & (tag < 0)
+    return xp.where(tag >= len(TAGS), SPEECH, xp.where(text, TEXT, 0))
 
 
 def exchange_texts(tokens: jax.Array, text_vocab: int) -> jax.Array:

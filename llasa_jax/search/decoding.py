@@ -121,18 +121,22 @@ def decode(
         logits = head_logits(slots.hidden, code_rows, count)
         own = logits
         own_end, norm = end_logit, jnp.logaddexp(end_logit, jax.nn.logsumexp(own, axis=-1))
+        # With guidance a row and its twin draw the same: it is drawn once, for both.
+        copies = 1 if config.guidance == 1 else 2
+        first = lambda x: x[::copies]  # noqa: E731
         if config.guidance != 1:
             end_logit, logits = (guided(x, config.guidance) for x in (end_logit, logits))
         if config.repetition_penalty != 1:
-            logits = penalised(logits, slots.said, config)
-        keys = folded(slots.keys, slots.lengths)
+            logits = penalised(logits, first(slots.said), config)
+        keys = folded(first(slots.keys), first(slots.lengths))
         # END has its probability at the sampler's temperature, before anything is cut. Were it
         # among what is cut at `top_k`, a model that spreads over a thousand codes (a small one
         # does) would stop early: the kept codes share what the others had, and END gains with them.
         others = jax.nn.logsumexp(logits / config.temperature, axis=-1)
         ended = uniform(keys) < jax.nn.sigmoid(end_logit / config.temperature - others)
+        code = draw_aware(logits, keys, first(slots.history), config)
+        ended, code = (jnp.repeat(x, copies, axis=0) for x in (ended, code))
         ended &= slots.lengths >= slots.min_codes
-        code = draw_aware(logits, keys, slots.history, config)
         chosen = jnp.take_along_axis(own, code[..., None], axis=-1)[..., 0]
         nats = jnp.where(ended, own_end, chosen) - norm
 
@@ -177,15 +181,14 @@ def decode(
 
 
 def guided(logits: jax.Array, scale: float) -> jax.Array:
-    """Classifier-free guidance: what the text changes, `scale` times [G, C, ...].
+    """Classifier-free guidance: what the text changes, `scale` times.
 
-    The rows are pairs, a prompt and after it the same with its text blank. Both get the logits
-    u + scale (c - u), so both draw the same code and go on alike (Ho & Salimans 2022, equation 6).
+    The rows are pairs, a prompt and after it the same with its text blank; of each pair are left
+    the logits u + scale (c - u), by which both go on (Ho & Salimans 2022, equation 6):
+    [G, C, ...] -> [G / 2, C, ...].
     """
-    pairs = logits.reshape(-1, 2, *logits.shape[1:])
-    with_text, without = pairs[:, :1], pairs[:, 1:]
-    both = jnp.broadcast_to(without + scale * (with_text - without), pairs.shape)
-    return both.reshape(logits.shape)
+    with_text, without = logits[::2], logits[1::2]
+    return without + scale * (with_text - without)
 
 
 def listen(slots: Slots, code: jax.Array, speaks: jax.Array, limits: Limits) -> dict:

@@ -70,7 +70,7 @@ class Sampler:
         *,
         slots: int = 64,
         columns: int | None = None,
-        room: int = 256,
+        room: int = 128,
         silent: Sequence[int] = (),
         mesh: Mesh | None = None,
     ):

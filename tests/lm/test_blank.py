@@ -5,6 +5,7 @@ import numpy as np
 from llasa_jax.data.pipeline import collate
 from llasa_jax.data.shards import Row
 from llasa_jax.lm.blank import BLANK, blank_prompt, blank_texts
+from llasa_jax.lm.guide import kinds
 from llasa_jax.lm.vocabulary import nano_vocabulary
 
 VOCABULARY = nano_vocabulary(12)
@@ -48,3 +49,10 @@ def test_a_blank_prompt_has_its_length_and_its_codes():
     np.testing.assert_array_equal(blank[-3:], ids[-3:])
     np.testing.assert_array_equal(ids[blank != ids], VOCABULARY.encode_text("hello you"))
     assert (blank[blank != ids] == BLANK).all()
+
+
+def test_the_kinds_of_a_prompt_are_told_without_a_program():
+    ids = VOCABULARY.prompt("a text of a length of its own", np.arange(3))[None]
+    found = kinds(ids, VOCABULARY.text_vocab)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, kinds(jnp.asarray(ids), VOCABULARY.text_vocab))
