@@ -135,8 +135,9 @@ class Speaker:
 
     def encode(self, wave: np.ndarray, rate: int) -> np.ndarray:
         """The codes int32 [T] of a wave float32 [samples] at `rate` samples a second."""
-        wave = resample(np.asarray(wave, np.float32), rate, self.rate)
-        return self._voice.engine.codec.encode([wave])[0]
+        codec = self._voice.engine.codec
+        wave = resample(np.asarray(wave, np.float32), rate, codec.config.sample_rate)
+        return codec.encode([wave])[0]
 
     def decode(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """The wave float32 [samples], at `rate` samples a second, of codes int [T]."""

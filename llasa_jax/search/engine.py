@@ -71,7 +71,8 @@ class Engine:
 
     @property
     def rate(self) -> int:
-        return self.codec.config.sample_rate
+        """Samples a second of the waves, which a codec may write at another rate than it reads."""
+        return self.codec.config.output_rate
 
     def tasks(
         self,
@@ -255,7 +256,7 @@ class Engine:
         unit = round(SCORED_SECONDS * self.rate)
         size = max(1, -(-max(map(len, waves)) // unit)) * unit
         padded = np.zeros((len(waves), size), np.float32)
-        codes = np.zeros((len(waves), size // self.codec.config.hop), np.int32)
+        codes = np.zeros((len(waves), size // self.codec.config.output_hop), np.int32)
         for row, (take, wave) in enumerate(zip(takes, waves, strict=True)):
             padded[row, : len(wave)] = wave
             codes[row, : len(take.codes)] = take.codes

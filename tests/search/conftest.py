@@ -28,14 +28,22 @@ CONFIG = DecoderConfig(
     codes=CODES,
     tied_embeddings=False,
 )
-HOP = 320
+HOP = 480
 
 
 class Codec:
-    """A code becomes 320 samples whose level is the code's: code 0 is silent."""
+    """A code becomes 480 samples whose level is the code's: code 0 is silent.
+
+    As NeuCodec it writes at 24 kHz what it read at 16.
+    """
 
     config = SimpleNamespace(
-        sample_rate=16000, hop=HOP, output_hop=HOP, frame_rate=50, codebook_size=CODES
+        sample_rate=16000,
+        output_rate=24000,
+        hop=320,
+        output_hop=HOP,
+        frame_rate=50,
+        codebook_size=CODES,
     )
 
     def decode(self, codes):

@@ -29,6 +29,14 @@ def codes(pool):
     return [take.codes.tolist() for take in pool.takes]
 
 
+def test_waves_have_the_rate_at_which_the_codec_writes(tiny, pools):
+    engine = tiny.engine()
+    assert engine.rate == 24000
+    for pool in pools:
+        for take, wave in zip(pool.takes, pool.waves, strict=True):
+            assert len(wave) / engine.rate == len(take.codes) / 50
+
+
 def test_sequential_draws_the_pool_up_to_the_first_accepted(tiny, pools):
     levels = np.concatenate([pool.scores["level"] for pool in pools])
     thresholds = {"level": float(np.median(levels))}
@@ -110,8 +118,8 @@ def test_a_beam_speaks_on_from_a_prompt(tiny):
         engine, TEXTS[:1], REFERENCES[:1], BEAM, WEIGHTS, seed=0, prompts=[prompt]
     )
     for take, wave in zip(pool.takes, pool.waves, strict=True):
-        assert len(wave) == 320 * len(take.codes)
-        np.testing.assert_allclose(wave[::320], np.float32(take.codes) / 40)
+        assert len(wave) == 480 * len(take.codes)
+        np.testing.assert_allclose(wave[::480], np.float32(take.codes) / 40)
 
 
 def test_a_beam_that_does_not_fit_is_refused(tiny):
