@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,6 +120,16 @@ class Place:
             return []
         names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
         return sorted(name for name in names if not name.startswith("."))
+
+    def refuse_others(self, known: Collection[str]) -> None:
+        """Refuses a folder in which somebody else has begun to write.
+
+        Raises:
+            UserError: it holds a name that is not `known`.
+        """
+        other = set(self.names("")) - set(known)
+        if other:
+            raise UserError(f"{self}: holds other files ({min(other)}); choose another --out")
 
     @contextmanager
     def files(self, folder: str) -> Iterator[Path]:

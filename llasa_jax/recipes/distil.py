@@ -138,9 +138,7 @@ class Distillation:
 
     def claim_folder(self) -> None:
         """Refuses a folder that another distillation, or anything else, has begun to fill."""
-        other = set(self.place.names("")) - {"work", "takes", "generation", "tokenizer.json"}
-        if other:
-            raise UserError(f"{self.place}: holds other files ({min(other)}); choose another --out")
+        self.place.refuse_others({"work", "takes", "generation", "tokenizer.json"})
         self.place.create(PLAN, self.fingerprint.encode())
         if self.place.read(PLAN).decode() != self.fingerprint:
             raise UserError(

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from llasa_jax.audio.io import read_audio
-from llasa_jax.console import bar, log
+from llasa_jax.console import bar
 from llasa_jax.errors import UserError
 from llasa_jax.evaluation import published
-from llasa_jax.evaluation.lists import EvalSet, Item, read_set
+from llasa_jax.evaluation.lists import EvalSet, Item
 from llasa_jax.evaluation.page import json_bytes, write_files
 from llasa_jax.evaluation.scorers import KINDS, RATE, Listeners, parse_scorers
 from llasa_jax.evaluation.tables import NOT_MEASURED, Table, number, percent, with_interval
@@ -27,12 +27,11 @@ from llasa_jax.metrics.seed_tts import Language
 from llasa_jax.metrics.text import word_errors
 from llasa_jax.recipes.eval_tts import (
     BLOCK,
-    FLITE,
     Clock,
     ensure_same,
-    flite_set,
     join,
     read_json,
+    the_set,
     together,
 )
 from llasa_jax.recipes.measure import machine
@@ -68,10 +67,7 @@ def eval_asr(
     """
     join()
     clock = Clock()
-    which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
-    which = which.first(utterances)
-    for one in which.refused:
-        log(f"{what}, line {one.line}: refused: {one.reason}")
+    which = the_set(what, language, utterances)
     paths = parse_scorers(scorers)
     for name in paths:
         if KINDS[name] != "words":

@@ -91,10 +91,7 @@ def eval_tts(
     """
     join()
     clock = Clock()
-    which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
-    which = which.first(utterances)
-    for one in which.refused:
-        log(f"{what}, line {one.line}: refused: {one.reason}")
+    which = the_set(what, language, utterances)
     paths = parse_scorers(scorers or USUAL.get(what, ()))
     if not paths:
         raise UserError("eval tts: who judges? name at least one with --scorer")
@@ -123,6 +120,19 @@ def eval_tts(
     overhead = more["timing"]["overhead"]
     log(f"{page}: {overhead:.1%} of the wall time went to neither models nor their loading")
     return found | more
+
+
+def the_set(what: str, language: Language | None, utterances: int | None) -> EvalSet:
+    """A list by its path or name, or sentences of flite's; what is refused of it is said.
+
+    Raises:
+        UserError: as `lists.read_set`.
+    """
+    which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
+    which = which.first(utterances)
+    for one in which.refused:
+        log(f"{what}, line {one.line}: refused: {one.reason}")
+    return which
 
 
 def join() -> None:

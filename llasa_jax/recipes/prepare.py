@@ -48,6 +48,7 @@ from llasa_jax.recipes.stages import codec_config, load_codec
 VERSION = 1
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 PLAN, DATA, REJECTS = "work/plan.json", "data.json", "rejects.jsonl"
+OWN = {"work", "codes", "tokenizer.json", REJECTS, "generation", "understanding", "text"}
 MAX_CHAT_BYTES = 1 << 20
 
 
@@ -183,7 +184,7 @@ class Preparation:
         Raises:
             UserError: the folder holds something else, or nothing is named that can be read.
         """
-        self._refuse_other_files()
+        self.place.refuse_others(OWN)
         self._share_out(["plan"], PLAN, self.list_all, self.write_plan)
 
     def items(self) -> list[str]:
@@ -201,12 +202,6 @@ class Preparation:
 
     def pack(self, groups: list[str]) -> None:
         self._share_out(groups, "work/groups/{}.json", _nothing, self.make_group)
-
-    def _refuse_other_files(self) -> None:
-        known = {"work", "codes", "tokenizer.json", REJECTS, "generation", "understanding", "text"}
-        other = set(self.place.names("")) - known
-        if other:
-            raise UserError(f"{self.place}: holds other files ({min(other)}); choose another --out")
 
     def _share_out(
         self,
