@@ -65,6 +65,7 @@ def sweep(
         UserError: a run of `out` was made by another plan; as `fit` and `open_tokens`.
         Saved: SIGTERM came; the run under way has saved.
     """
+    code = code_version()  # now: the checkout may go on while this runs
     trials = chosen(plan, only, held_out)
     rows = finished(plan, out)
     left = [trial for trial in trials if trial.name not in rows]
@@ -74,7 +75,7 @@ def sweep(
         for trial in left:
             log(f"run {trial.name}: {trial.run.train.steps} steps, {trial.flops:.2g} FLOPs")
             folder = out / trial.name
-            row = _train(trial, plan, tokens, model, folder)
+            row = _train(trial, plan, tokens, model, folder) | {"code": code}
             if jax.process_index() == 0:
                 write_row(folder, row)
                 write_table(out, plan)
@@ -251,7 +252,6 @@ def _row(trial: Trial, train: Sequence[Source], fitted: Fitted, folder: Path) ->
         "seconds": sum(seconds.values()),
         "device": devices[0].device_kind,
         "chips": chips,
-        "code": code_version(),
         "config": trial.hash,
     }
 
