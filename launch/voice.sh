@@ -22,14 +22,23 @@ llasa() { "$VENV/bin/llasa" "$@"; }
     --set semantic_model="$out/teacher/model"
 llasa data prepare "$out/corpus" --model "$out/model" --out "$out/tokens" --tokenizer english \
   --set row=512 --set 'kinds=["generation","understanding"]' >/dev/null
-# The language model in two stages: it reads, then it also learns what speech is without its text.
-mkdir -p "$out/first"
-cp "$out/model/codec.safetensors" "$out/model/tokenizer.json" "$out/first/"
+# The language model in three stages: it reads; it also learns what speech is without its text; and
+# it learns what its verifiers prefer of its own takes.
+mkdir -p "$out/first" "$out/second"
+cp "$out/model/"{codec.safetensors,tokenizer.json} "$out/first/"
+cp "$out/model/"{codec,recogniser,speaker}.safetensors "$out/model/tokenizer.json" \
+  llasa_jax/nano/sampling.json "$out/second/"
 [ -e "$out/first/lm.safetensors" ] ||
   llasa train voice_lm --tokens "$out/tokens" --model "$out/first" --out "$out/lm"
-[ -e "$out/model/lm.safetensors" ] ||
-  llasa train voice_guided --init "$out/first" --tokens "$out/tokens" --model "$out/model" \
+[ -e "$out/second/lm.safetensors" ] ||
+  llasa train voice_guided --init "$out/first" --tokens "$out/tokens" --model "$out/second" \
     --out "$out/guided"
+[ -e "$out/second/voices" ] || llasa voices add "$out/corpus" --model "$out/second"
+[ -e "$out/takes/data.json" ] ||
+  llasa data distil voice_takes --model "$out/second" --out "$out/takes"
+[ -e "$out/model/lm.safetensors" ] ||
+  llasa train voice_distil --init "$out/second" --tokens "$out/tokens" --model "$out/model" \
+    --out "$out/distilled" --set "sources.2.folder=$out/takes"
 rm -rf "$out/nano.part"
 llasa convert "$out/model" --out "$out/nano.part" --dtype float16
 cp llasa_jax/nano/sampling.json "$out/nano.part/"

@@ -16,6 +16,7 @@ from llasa_jax.config import (
     DecoderConfig,
     DecoderRun,
     RopeScaling,
+    SourceConfig,
     TrainConfig,
     config_folder,
     config_hash,
@@ -165,6 +166,8 @@ def test_settings_are_overridden_by_path():
     assert scaled.lm.rope_scaling == RopeScaling(factor=8.0)
     assert override(scaled, ["lm.rope_scaling.factor=4"]).lm.rope_scaling.factor == 4.0
     assert override(scaled, ["lm.rope_scaling=None"]) == DecoderRun()
+    weighed = override(DecoderRun(), ["sources.0.weight=0.5", "sources.0.folder=runs/takes"])
+    assert weighed.sources == (SourceConfig(weight=0.5, folder="runs/takes"),)
     assert override(CodecRun(), []) == CodecRun()
 
 
@@ -182,6 +185,9 @@ def test_settings_are_overridden_by_path():
         ("train.steps={[]: 1}", "train.steps: expected int"),
         ("train.steps=__import__('os')", "train.steps: expected int"),
         ("codec.levels=(4, (4, 4))", r"codec.levels: expected int, got \(4, 4\)"),
+        ("codec.levels.9=3", "--set codec.levels.9: unknown setting, known: 0, 1"),
+        ("codec.levels.-1=3", "--set codec.levels.-1: unknown setting"),
+        ("codec.levels.0.x=3", "no group of settings named '0'"),
         ("=3", "--set : unknown setting"),
     ],
 )

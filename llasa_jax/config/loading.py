@@ -73,7 +73,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def override(config: Any, assignments: list[str]) -> Any:
-    """Applies `path=value` strings, as in `--set train.steps=200`, and checks the result."""
+    """Applies `path=value` strings, as in `--set train.steps=200`, and checks the result.
+
+    Settings of a list are numbered from 0: `sources.2.weight=0.5`.
+    """
     values = to_dict(config)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -81,15 +84,25 @@ def override(config: Any, assignments: list[str]) -> Any:
         *parents, last = path.split(".")
         node = values
         for name in parents:
-            ok = isinstance(node.get(name), dict)
+            key = _key(node, name)
+            ok = key is not None and isinstance(node[key], dict | list)
             require(ok, f"--set {path}: no group of settings named {name!r}")
-            node = node[name]
-        require(last in node, f"--set {path}: unknown setting, known: {', '.join(node)}")
+            node = node[key]
+        known = ", ".join(node if isinstance(node, dict) else map(str, range(len(node))))
+        last = _key(node, last)
+        require(last is not None, f"--set {path}: unknown setting, known: {known}")
         try:
             node[last] = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             node[last] = text
     return from_dict(type(config), values)
+
+
+def _key(node: dict | list, name: str) -> str | int | None:
+    """Where a setting is in its group, or in a list of them, numbered from 0; None: nowhere."""
+    if isinstance(node, list):
+        return int(name) if name.isdecimal() and int(name) < len(node) else None
+    return name if name in node else None
 
 
 def config_folder() -> Path:

@@ -105,7 +105,8 @@ def test_parity_installs_torch_before_transformers(checkout):
 def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
     (checkout.bin / "llasa").write_text(
         '#!/bin/bash\necho "$1 $2" >> "$(dirname "$0")/log"\n'
-        '[ "$1" = codec ] && touch run/model/codec.safetensors run/model/tokenizer.json\n'
+        '[ "$1" = codec ] && touch run/model/{codec,recogniser,speaker}.safetensors \\\n'
+        "run/model/tokenizer.json\n"
         'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
     )
     shipped = checkout.root / "llasa_jax/nano"
@@ -116,15 +117,25 @@ def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
     listen = ["train voice_teacher", "train voice_recogniser", "train voice_speaker"]
     parts = [*listen, "codec train"]
     always = ["data prepare", "convert run/model", "voices add"]
+    distilled = ["voices add", "data distil", "train voice_distil"]
     done = checkout.run("voice.sh", "run")
     assert done.returncode == 0, done.stderr
     language = ["train voice_lm", "train voice_guided"]
-    assert checkout.log() == ["data prepare", *parts, always[0], *language, *always[1:]]
+    assert checkout.log() == [
+        "data prepare",
+        *parts,
+        always[0],
+        *language,
+        *distilled,
+        *always[1:],
+    ]
     assert [path.name for path in (checkout.root / "run").glob("nano*")] == ["nano"]
     (checkout.root / "run/corpus/store.json").touch()
     made = [f"model/{name}" for name in ("recogniser", "speaker", "codec", "lm")]
-    for name in [*made, "teacher/model/recogniser", "first/lm"]:
+    for name in [*made, "teacher/model/recogniser", "first/lm", "second/lm"]:
         (checkout.root / f"run/{name}.safetensors").touch()
+    (checkout.root / "run/second/voices").mkdir()
+    (checkout.root / "run/takes/data.json").touch()
     assert checkout.run("voice.sh", "run").returncode == 0
     assert checkout.log() == always
 
