@@ -13,6 +13,7 @@ FIGURES = {
     "figures/quickstart.png": "results/quickstart-english/search_curve.png",
     "figures/learning.png": "results/voice/learning/learning.png",
     "figures/confusion.png": "results/voice/eval/confusion-16.png",
+    "figures/scaling.png": "results/scaling/isoflop.png",
     "figures/codec.png": "results/nano-codec/quality.png",
 }
 

@@ -62,7 +62,9 @@ def isoflop_figure(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) 
         axis.set_title(LOSSES[kind])
         _log(axis.xaxis, EngFormatter(sep=""))
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[0].legend(title="lines: law; dotted: parabola", title_fontsize=8, fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "points: runs; lines: law; dotted: parabola"
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=title)
     return figure
 
 
@@ -108,6 +110,7 @@ def compute_figure(
                 axis.plot(forecast["run"]["flops"], observed, "x", color="C3", label=label)
         axis.set(xscale="log", xlabel="FLOPs of training", ylabel="nats a token")
         _log(axis.xaxis, _power)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.set_title(LOSSES[kind])
         axis.legend(fontsize=8)
     return figure

@@ -136,7 +136,7 @@ def _laws(found: Mapping[str, Any]) -> Table:
             [
                 LOSSES[kind],
                 *(
-                    f"{law[name]:.3g} ({interval(bounds[name], lambda x: f'{x:.3g}')})"
+                    f"{_small(law[name])} ({interval(bounds[name], _small)})"
                     for name in ("e", "a", "alpha", "b", "beta")
                 ),
                 with_interval(one["n_exponent"], one["n_exponent_interval"], _two),
@@ -147,6 +147,10 @@ def _laws(found: Mapping[str, Any]) -> Table:
     head = ("Loss", "E", "A", "alpha", "B", "beta", "Best N as C^", "Best D as C^", "Residual")
     note = f"{found['runs']} runs; intervals (95 %) of {found['resamples']} resamples of them."
     return Table("L(N, D) = E + A / N^alpha + B / D^beta", head, rows, note)
+
+
+def _small(value: float) -> str:
+    return f"{value:.3g}" if value >= 1e-6 else "0"
 
 
 def _two(value: Any) -> str:
