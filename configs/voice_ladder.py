@@ -1,14 +1,15 @@
-"""A ladder of models like the shipped voice, from 2e12 to 6e13 FLOPs, and the voice it forecasts.
+"""A ladder of models like the shipped voice, from 2e12 to 6e13 FLOPs, and the runs it forecasts.
 
     llasa sweep voice_ladder --tokens TOKENS --model MODEL --out runs/ladder --dry-run
     llasa sweep voice_ladder --tokens TOKENS --model MODEL --out runs/ladder
     llasa fit runs/ladder/runs.csv --plan voice_ladder --out results/scaling
 
-Widths 32 to 256, 0.2 M to 4.3 M parameters, at four budgets; the token rows of docs/voice.md, both
+Widths 32 to 256, 0.2 M to 4.3 M parameters, at six budgets; the token rows of docs/voice.md, both
 directions. Two more seeds at one point; and one model on three sizes of data, three passes over
 each, as the paper's 80,000, 160,000 and 250,000 hours (0.26, 0.53 and 0.79 M different tokens).
-23 runs, 3.9e14 FLOPs, about 1.5 hours on 2 CPU cores (estimated). The held-out run is the next
-voice: 10 times the largest budget that is fitted, 22.6 M tokens.
+35 runs, 7.2e14 FLOPs, about 3.3 hours of one CPU core (estimated). Of 2e12 FLOPs are models that
+have not learned to read; no law is fitted to them. Held out are runs of 4 times the largest budget
+that is fitted.
 
 Cheap runs come first and those of the most tokens last, so that much is known when it is stopped.
 """
@@ -32,7 +33,12 @@ def get_config() -> SweepPlan:
             RungConfig(6e13, (128, 192, 256)),
             RungConfig(2e13, (64,)),
             RungConfig(6e13, (96,)),
-            RungConfig(6e14, (256,), held_out=True),
+            RungConfig(1.2e13, (64, 96, 128, 192)),
+            RungConfig(2e13, (160, 256)),
+            RungConfig(3.5e13, (256, 192, 128, 96, 64)),
+            RungConfig(6e13, (160,)),
+            RungConfig(2.4e14, (256, 192), held_out=True),
         ),
+        fitted_from=6e12,
         flops_s=7e10,
     )

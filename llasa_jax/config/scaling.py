@@ -35,6 +35,9 @@ class SweepPlan:
     `rate_width`, times (tokens / its tokens) to the power `rate_tokens`; the batch grows as the
     power `batch_tokens` of the tokens, in powers of two.
 
+    `fitted_from` is the smallest budget in FLOPs that a law is fitted to: models below it may not
+    have learned yet what those above are good at.
+
     `used` is the share of a row's places that hold ids, and `length` the mean length of the
     sequence that an id stands in: facts of the data (`llasa data stats`), for counting FLOPs before
     there is any. `flops_s` is what a chip does a second, by the hand formula, and `price` what its
@@ -47,6 +50,7 @@ class SweepPlan:
     rate_width: float = -0.5
     rate_tokens: float = 0.0
     batch_tokens: float = 0.0
+    fitted_from: float = 0.0
     used: float = 0.98
     length: float = 160.0
     valid_rows: int = 256
@@ -55,6 +59,7 @@ class SweepPlan:
 
     def __post_init__(self):
         require(len(self.rungs) > 0, "rungs: name at least one")
+        require(self.fitted_from >= 0, "fitted_from: must not be negative")
         require(0 < self.used <= 1, "used: a share, above 0")
         require(self.length >= 1, "length: at least 1")
         require(min(self.least_layers, self.valid_rows) > 0, "least_layers, valid_rows: positive")

@@ -16,7 +16,7 @@ from matplotlib.ticker import (
 
 from llasa_jax.evaluation.figures import WIDTH, drawn
 from llasa_jax.scaling.fit import Law, Parabola, PowerLaw
-from llasa_jax.scaling.forecast import LOSSES, budgets_of, fitted_rows
+from llasa_jax.scaling.forecast import LOSSES, budgets_of, fitted_rows, ladder_rows
 
 MARKS = "osD^vPX*"
 
@@ -39,7 +39,7 @@ def _power(value: float) -> str:
 @drawn
 def isoflop_figure(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> Figure:
     """Loss against parameters, a line a budget: runs, parabolas, and the law at each size."""
-    rows = fitted_rows(rows)
+    rows = fitted_rows(rows, found["fitted_from"])
     budgets = budgets_of(rows)
     figure, panels = _panels(len(found["losses"]))
     for axis, (kind, one) in zip(panels, found["losses"].items(), strict=True):
@@ -75,7 +75,8 @@ def compute_figure(
     forecasts: Sequence[Mapping[str, Any]],
 ) -> Figure:
     """Loss against FLOPs: runs, the law where N and D are best, the power law, the forecasts."""
-    rows = fitted_rows(rows)
+    below = [row for row in ladder_rows(rows) if row not in fitted_rows(rows, found["fitted_from"])]
+    rows = fitted_rows(rows, found["fitted_from"])
     budgets = budgets_of(rows)
     figure, panels = _panels(len(found["losses"]))
     flops = np.array([row["flops"] for row in rows])
@@ -87,6 +88,9 @@ def compute_figure(
             mine = budgets == budget
             mark = MARKS[place % len(MARKS)]
             axis.plot(flops[mine], loss[mine], mark, color=f"C{place % 4}", alpha=0.7)
+        if below:
+            x_below, y_below = ([row[name] for row in below] for name in ("flops", kind))
+            axis.plot(x_below, y_below, ".", color="0.6", label="not fitted")
         best = [law(*law.optimum(c, one["flops_a_token_and_parameter"])) for c in x]
         axis.plot(x, best, color="0.3", label="law, best N and D")
         axis.plot(

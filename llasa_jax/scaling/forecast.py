@@ -36,9 +36,17 @@ LOSSES = {
 LEVEL = 0.95
 
 
-def fitted_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows that a law is fitted to: not held out, and of all the data."""
+def ladder_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that could be fitted: not held out, and of all the data."""
     return [row for row in rows if not row.get("held_out") and row.get("data", 1.0) == 1.0]
+
+
+def fitted_rows(
+    rows: Sequence[Mapping[str, Any]], fitted_from: float = 0.0
+) -> list[Mapping[str, Any]]:
+    """The rows that a law is fitted to: those of `ladder_rows` whose budget is large enough."""
+    some = ladder_rows(rows)
+    return [row for row, of in zip(some, budgets_of(some), strict=True) if of >= fitted_from]
 
 
 def as_runs(rows: Sequence[Mapping[str, Any]], loss: str) -> Runs:
@@ -54,6 +62,7 @@ def analyse(
     rows: Sequence[Mapping[str, Any]],
     trials: Sequence[Trial] = (),
     *,
+    fitted_from: float = 0.0,
     resamples: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -62,6 +71,7 @@ def analyse(
     Args:
         rows: as `table.read_rows` gives them.
         trials: runs to forecast.
+        fitted_from: the smallest budget that is fitted.
 
     Returns:
         JSON-able: `losses`, for each kind of loss that all fitted runs have its law, exponents,
@@ -71,11 +81,12 @@ def analyse(
     Raises:
         UserError: there is nothing to fit.
     """
-    chosen = fitted_rows(rows)
+    chosen = fitted_rows(rows, fitted_from)
     kinds = [name for name in LOSSES if chosen and all(name in row for row in chosen)]
     if not kinds:
         raise UserError(f"fit: no runs with one of {', '.join(LOSSES)}")
-    found: dict[str, Any] = {"runs": len(chosen), "resamples": resamples, "seed": seed}
+    found: dict[str, Any] = {"runs": len(chosen), "fitted_from": fitted_from}
+    found |= {"resamples": resamples, "seed": seed}
     found["losses"] = {}
     with bar("fit", len(kinds), "kinds of loss") as progress:
         for kind in kinds:
@@ -230,7 +241,7 @@ def forecast_file(
             raise UserError(
                 f"{path}: is not there, and {trial.name} has run; it cannot be forecast"
             )
-        used = fitted_rows(rows)
+        used = fitted_rows(rows, analysis["fitted_from"])
         forecast = {kind: one["forecasts"][trial.name] for kind, one in analysis["losses"].items()}
         found = {
             "made": datetime.now(UTC).isoformat(timespec="seconds"),

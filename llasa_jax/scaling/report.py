@@ -88,7 +88,9 @@ def fit_report(
     rows = read_rows(table)
     trials = [] if plan is None else [trial for trial in ladder(plan) if trial.held_out]
     searches = [read_search(path) for path in curves]
-    found = {"table": table.name} | analyse(rows, trials, resamples=resamples, seed=seed)
+    least = plan.fitted_from if plan is not None else 0.0
+    analysis = analyse(rows, trials, fitted_from=least, resamples=resamples, seed=seed)
+    found = {"table": table.name} | analysis
     found["search"] = search_law(searches) if searches else None
     code = code_version()
     names = {trial.name: f"forecast-{trial.name}.json" for trial in trials}
@@ -145,7 +147,10 @@ def _laws(found: Mapping[str, Any]) -> Table:
             ]
         )
     head = ("Loss", "E", "A", "alpha", "B", "beta", "Best N as C^", "Best D as C^", "Residual")
-    note = f"{found['runs']} runs; intervals (95 %) of {found['resamples']} resamples of them."
+    least = f" from {found['fitted_from']:.0e} FLOPs on" if found["fitted_from"] else ""
+    note = (
+        f"{found['runs']} runs{least}; intervals (95 %) of {found['resamples']} resamples of them."
+    )
     return Table("L(N, D) = E + A / N^alpha + B / D^beta", head, rows, note)
 
 
