@@ -33,12 +33,16 @@ class TakeFailed(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """A take that is asked for: what hangs on `seed`, `key` and `number` is as `Sampler` says."""
+    """A take that is asked for: what hangs on `seed`, `key` and `number` is as `Sampler` says.
+
+    One that is `urgent` waits only behind others that are.
+    """
 
     task: Task
     seed: int
     key: int = 0
     number: int = 0
+    urgent: bool = False
 
 
 class News(NamedTuple):
@@ -82,7 +86,8 @@ class ContinuousBatch:
         return self.free == len(self._drawn)
 
     def add(self, draw: Draw) -> None:
-        self._waiting.append(draw)
+        place = sum(one.urgent for one in self._waiting) if draw.urgent else len(self._waiting)
+        self._waiting.insert(place, draw)
 
     def cancel(self, draw: Draw) -> None:
         """Gives up a take: its slot is free from the next step on."""

@@ -129,7 +129,8 @@ class Worker(threading.Thread):
             self._drop(job, Cancelled())
 
     def _draw(self, job: Job, number: int) -> None:
-        draw = Draw(job.task, job.seed, job.key, number)
+        # Of a stream somebody hears nothing yet: it takes the next free slot.
+        draw = Draw(job.task, job.seed, job.key, number, urgent=job.streamed)
         self._jobs[draw] = job
         self._batch.add(draw)
 

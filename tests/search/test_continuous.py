@@ -1,5 +1,6 @@
 """Takes that come and go while others are drawn are those that are drawn alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,6 +94,17 @@ def test_a_cancelled_take_leaves_its_slot(tiny, draws, alone):
     assert set(takes) == {draws[0], draws[2], draws[5]}
     for number in (0, 2, 5):
         assert same(takes[draws[number]], alone[number])
+
+
+def test_an_urgent_take_waits_only_behind_urgent_ones(tiny, draws):
+    batch = ContinuousBatch(tiny.sampler(), 1, FREE)
+    urgent = [replace(draws[0], urgent=True), replace(draws[2], urgent=True)]
+    for draw in (draws[3], draws[5], *urgent):
+        batch.add(draw)
+    ended = []
+    while not batch.idle:
+        ended += [one.draw for one in batch.step() if one.take is not None]
+    assert ended == [*urgent, draws[3], draws[5]]
 
 
 class Decoder:
