@@ -79,11 +79,8 @@ def table(found: dict) -> str:
         return decode_table(found)
     if "mesh" not in found and "search" not in found:
         return encode_table(found)
-    sizes, units = found["bytes"], 1e9
+    units = 1e9
     lines = table_head(found, "step")
-    for name in ("arguments", "temporaries"):
-        if sizes[name] is not None:
-            lines[name] = f"{sizes[name] / units:.2f} GB, compiled"
     lines["model FLOPs"] = f"{found['model_flops']:.3e}"
     for kind, of in (found["collectives"] or {}).items():
         lines[kind] = (

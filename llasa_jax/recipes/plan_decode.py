@@ -134,10 +134,10 @@ def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeS
 
 def decode_table(found: dict[str, Any]) -> str:
     """What `compile_decode` found, to read."""
-    lines = table_head(found, "search") | {"FLOPs of a step": f"{found['model_flops']:.3e}"}
+    lines = table_head(found, "search") | {"model FLOPs": f"{found['model_flops']:.3e}"}
     if found["estimated"]:
         least, most = found["estimated"]["step_s"]
         lines["a step"] = f"{1e3 * least:.2f} to {1e3 * most:.2f} ms, estimated"
         least, most = found["utterance_s"]
-        lines["an utterance"] = f"{least:.2f} to {most:.2f} s, estimated: decoding and forks alone"
+        lines["an utterance"] = f"{least:.2f} to {most:.2f} s of decoding and forks, estimated"
     return "\n".join(f"{name:<20}{text}" for name, text in lines.items())

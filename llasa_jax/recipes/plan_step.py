@@ -53,11 +53,15 @@ def table_head(found: dict[str, Any], what: str) -> dict[str, str]:
     if "mesh" in found:
         axes = ", ".join(f"{name}={size}" for name, size in found["mesh"].items())
         lines["mesh"] = axes or "one device"
-    return lines | {
+    lines |= {
         "chips": str(found["chips"]),
         "fits": f"{fits}: {sizes['peak'] / 1e9:.2f} of {sizes['hbm'] / 1e9:.2f} GB a device, "
         f"{sizes['peak'] / sizes['hbm']:.0%}, compiled",
     }
+    for name in ("arguments", "temporaries"):
+        if sizes[name] is not None:
+            lines[name] = f"{sizes[name] / 1e9:.2f} GB, compiled"
+    return lines
 
 
 def sized(run: Run, batch_tokens: int | None) -> Run:

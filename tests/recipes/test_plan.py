@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from llasa_jax.cli import main
-from llasa_jax.config import load_config
+from llasa_jax.config import DecoderRun, load_config
 from llasa_jax.errors import UserError
 from llasa_jax.parallel.aot import Compiled, Topology, toolchain
 from llasa_jax.parallel.chips import CHIPS
@@ -204,12 +204,13 @@ def test_reviewed_plans(path):
     versions = r"jax [\d.]+, jaxlib [\d.]+, libtpu [\d.]+(, optimization O\d)?"
     assert re.fullmatch(versions, lines["toolchain"])
     config, program, _ = planned(lines["command"])
-    load_config(config, PROGRAMS[program][0])
+    load_config(config, DecoderRun if program == "search" else PROGRAMS[program][0])
     used, has = map(float, re.match(r"yes: ([\d.]+) of ([\d.]+) GB", lines["fits"]).groups())
     parts = sum(float(lines[name].split()[0]) for name in ("arguments", "temporaries"))
     assert used < has and abs(parts - used) < 0.011
     assert "measured" not in text
-    for name in set(lines) - {"command", "toolchain", "step", "mesh", "chips", "model FLOPs"}:
+    work = "search" if program == "search" else "step"
+    for name in set(lines) - {"command", "toolchain", work, "mesh", "chips", "model FLOPs"}:
         assert lines[name].endswith(("compiled", "estimated")), name
 
 
@@ -245,7 +246,6 @@ def test_close_plans():
 
 
 # `pytest --slow` compiles them again, in an hour.
-@needs_libtpu
 def compiled_again():
     """The plans of quickstart's models take a minute, those of the released ones a quarter hour."""
     for path in GOLDEN:
@@ -254,6 +254,7 @@ def compiled_again():
         yield pytest.param(path, id=path.stem, marks=marks)
 
 
+@needs_libtpu
 @pytest.mark.parametrize("path", list(compiled_again()))
 def test_reviewed_plans_are_what_compiles_now(path, capsys):
     reviewed = read(path.read_text())
