@@ -5,9 +5,9 @@
     llasa fit runs/ladder/runs.csv --plan voice_ladder --out results/scaling
 
 Widths 32 to 256, 0.2 M to 4.3 M parameters, at six budgets; the token rows of docs/voice.md, both
-directions. Two more seeds at one point; and one model on three sizes of data, three passes over
+directions. More seeds at three points; and one model on three sizes of data, three passes over
 each, as the paper's 80,000, 160,000 and 250,000 hours (0.26, 0.53 and 0.79 M different tokens).
-35 runs, 7.2e14 FLOPs, about 3.3 hours of one CPU core (estimated). Of 2e12 FLOPs are models that
+37 runs, 7.9e14 FLOPs, about 3.7 hours of one CPU core (estimated). Of 2e12 FLOPs are models that
 have not learned to read; no law is fitted to them. Held out are runs of 4 times the largest budget
 that is fitted.
 
@@ -37,6 +37,7 @@ def get_config() -> SweepPlan:
             RungConfig(2e13, (160, 256)),
             RungConfig(3.5e13, (256, 192, 128, 96, 64)),
             RungConfig(6e13, (160,)),
+            RungConfig(3.5e13, (128, 192), seeds=(1,)),
             RungConfig(2.4e14, (256, 192), held_out=True),
         ),
         fitted_from=6e12,
