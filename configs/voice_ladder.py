@@ -7,9 +7,10 @@
 Widths 32 to 256, 0.2 M to 4.3 M parameters, at six budgets; the token rows of docs/voice.md, both
 directions. More seeds at three points; and one model on three sizes of data, three passes over
 each, as the paper's 80,000, 160,000 and 250,000 hours (0.26, 0.53 and 0.79 M different tokens).
-37 runs, 7.9e14 FLOPs, about 3.7 hours of one CPU core (estimated). Of 2e12 FLOPs are models that
-have not learned to read; no law is fitted to them. Held out are runs of 4 times the largest budget
-that is fitted.
+37 runs, 7.9e14 FLOPs, about 3.7 hours of one CPU core (estimated). Smaller
+models than those of 2e13 FLOPs have hardly begun to read, and no law is fitted to them: from there
+on a law forecasts the largest budget best (docs/scaling.md). Held out are runs of 4 times the
+largest budget that is fitted.
 
 Cheap runs come first and those of the most tokens last, so that much is known when it is stopped.
 """
@@ -40,6 +41,6 @@ def get_config() -> SweepPlan:
             RungConfig(3.5e13, (128, 192), seeds=(1,)),
             RungConfig(2.4e14, (256, 192), held_out=True),
         ),
-        fitted_from=6e12,
+        fitted_from=2e13,
         flops_s=7e10,
     )
