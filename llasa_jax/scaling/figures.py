@@ -33,7 +33,7 @@ def _log(axis: Any, show: Callable[[float], str]) -> None:
 
 
 def _power(value: float) -> str:
-    return f"{value:.0e}".replace("e+", "e")
+    return f"{value:.2g}".replace("e+", "e")
 
 
 @drawn
@@ -97,7 +97,7 @@ def compute_figure(
             x, PowerLaw(**one["power_law"])(x), color="0.6", linestyle="--", label="power law"
         )
         for forecast in forecasts:
-            told = forecast["forecast"][kind]
+            told, size = forecast["forecast"][kind], f"{forecast['run']['n'] / 1e6:.2g} M"
             value, bounds = told["value"], np.array(told["interval"])
             axis.errorbar(
                 forecast["run"]["flops"],
@@ -106,11 +106,11 @@ def compute_figure(
                 fmt="o",
                 color="C1",
                 capsize=4,
-                label=f"forecast {value:.2f}",
+                label=f"{size}: forecast {value:.2f}",
             )
             observed = (forecast["observed"] or {}).get(kind)
             if observed is not None:
-                label = f"observed {observed:.2f}"
+                label = f"{size}: observed {observed:.2f}"
                 axis.plot(forecast["run"]["flops"], observed, "x", color="C3", label=label)
         axis.set(xscale="log", xlabel="FLOPs of training", ylabel="nats a token")
         _log(axis.xaxis, _power)

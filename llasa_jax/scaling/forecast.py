@@ -92,7 +92,7 @@ def analyse(
         for kind in kinds:
             found["losses"][kind] = _analysed(chosen, kind, trials, resamples, seed)
             progress.advance()
-    return found | {"seeds": _seeds(chosen, kinds), "data": _data(rows, kinds)}
+    return found | {"seeds": _seeds(ladder_rows(rows), kinds), "data": _data(rows, kinds)}
 
 
 def _analysed(

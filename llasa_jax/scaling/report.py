@@ -147,7 +147,7 @@ def _laws(found: Mapping[str, Any]) -> Table:
             ]
         )
     head = ("Loss", "E", "A", "alpha", "B", "beta", "Best N as C^", "Best D as C^", "Residual")
-    least = f" from {found['fitted_from']:.0e} FLOPs on" if found["fitted_from"] else ""
+    least = f" from {found['fitted_from']:.2g} FLOPs on" if found["fitted_from"] else ""
     note = (
         f"{found['runs']} runs{least}; intervals (95 %) of {found['resamples']} resamples of them."
     )
@@ -226,7 +226,7 @@ def _forecasts(found: Mapping[str, Any]) -> Table:
 def _seeds(found: Mapping[str, Any]) -> Table:
     rows = [
         [
-            f"{one['budget']:.0e} FLOPs, {_millions(one['n'])} parameters",
+            f"{one['budget']:.2g} FLOPs, {_millions(one['n'])} parameters",
             number(one["seeds"]),
             LOSSES[kind],
             number(one[kind]),

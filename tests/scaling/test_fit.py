@@ -195,6 +195,27 @@ def test_a_forecast_is_made_once_and_then_compared(capsys, table):
     assert "cannot be forecast" in capsys.readouterr().err
 
 
+def test_budgets_below_the_fitted_ones_only_stand_beside(capsys, table):
+    from llasa_jax.scaling.table import rows_text
+
+    folder, rows = table
+    least = min(row["budget"] for row in rows)
+    small = [row for row in rows if row["budget"] == least]
+    changed = [row | {"loss": 1.2 * row["loss"]} if row in small else row for row in rows[:-1]]
+    again = [row | {"name": row["name"] + "-s1"} for row in small]
+    runs = [row | {"seed": seed} for seed, some in enumerate((changed, again)) for row in some]
+    (folder / "runs.csv").write_text(rows_text(runs))
+    plan = folder / "plan.py"
+    plan.write_text(plan.read_text().replace("rungs=", f"fitted_from={1.01 * least}, rungs="))
+    assert fit(folder, "--plan", str(plan), "--out", str(folder / "out")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == len(rows) - 1 - len(small)
+    assert found["losses"]["loss"]["residual"] < 0.005
+    used = found["forecasts"][0]["inputs"]["runs"]
+    assert len(used) == found["runs"] and not {row["name"] for row in small} & set(used)
+    assert {point["budget"] for point in found["seeds"]} == {least}
+
+
 def test_any_table_with_four_columns_will_do(capsys, table):
     folder, rows = table
     lines = ["n,d,flops,loss", *(f"{r['n']},{r['d']},{r['flops']},{r['loss']}" for r in rows)]
