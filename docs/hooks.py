@@ -14,6 +14,7 @@ FIGURES = {
     "figures/learning.png": "results/voice/learning/learning.png",
     "figures/confusion.png": "results/voice/eval/confusion-16.png",
     "figures/scaling.png": "results/scaling/isoflop.png",
+    "figures/forecast.png": "results/scaling/compute.png",
     "figures/codec.png": "results/nano-codec/quality.png",
 }
 

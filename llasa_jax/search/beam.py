@@ -14,6 +14,7 @@ import numpy as np
 from llasa_jax.config import BeamConfig
 from llasa_jax.errors import UserError
 from llasa_jax.search.engine import Engine, Prompt, Task
+from llasa_jax.search.hearing import Listener
 from llasa_jax.search.session import Session, Start
 from llasa_jax.search.strategies import Pool, combined
 from llasa_jax.search.take import OK, RUNAWAY, Take
@@ -81,6 +82,19 @@ class Beam:
             most=max(task.bounds[1] for task in tasks),
             guards=engine.guards,
         )
+        rate, prefix = engine.codec.config.frame_rate, config.prefix_seconds
+        self.last = math.inf if prefix is None else math.ceil(prefix * rate / config.step_codes)
+        leads = [n for n, one in enumerate(engine.verifiers) if one.name in weights]
+        self.listeners = [
+            Listener(
+                [engine.verifiers[n] for n in leads],
+                [task.targets[n] for n in leads],
+                config.width,
+                config.step_codes,
+                round(min(task.bounds[1], self.last * config.step_codes)),
+            )
+            for task in tasks
+        ]
         self.rounds: list[list[dict]] = [[] for _ in tasks]
 
     def __call__(self) -> list[Pool]:
@@ -93,9 +107,6 @@ class Beam:
                 for column in range(config.width)
             ]
         )
-        rate = self.engine.codec.config.frame_rate
-        prefix = config.prefix_seconds
-        last = math.inf if prefix is None else math.ceil(prefix * rate / config.step_codes)
         turn = 0
         while True:
             turn += 1
@@ -103,9 +114,9 @@ class Beam:
             kept = self._select()
             if not session.running().any():
                 return self._pools([list(dict.fromkeys(own)) for own in kept])
-            ways = config.samples if turn < last else config.completions or config.samples
+            ways = config.samples if turn < self.last else config.completions or config.samples
             self._fork(kept, turn, ways)
-            if turn >= last:
+            if turn >= self.last:
                 session.decode()
                 ways_kept = range(ways)
                 columns = [
@@ -121,14 +132,16 @@ class Beam:
 
     def _select(self) -> list[list[int]]:
         """The columns of each row that go on, the best first; there are `beams` of them."""
-        takes, running = self._takes(), self.session.running()
-        waves, kept = self.engine.waves(self.tasks, takes), []
+        takes, running, kept = self._takes(), self.session.running(), []
+        others = [name for name in self.weights if name not in self.listeners[0].names]
+        nothing = [[np.zeros(0, np.float32)] * self.config.width] * len(takes)
+        waves = self.engine.waves(self.tasks, takes) if others else nothing
         for row, (task, own, sounds) in enumerate(zip(self.tasks, takes, waves, strict=True)):
             statuses = [
                 take.doomed or (OK if take.stopped or runs else RUNAWAY)
                 for take, runs in zip(own, running[row], strict=True)
             ]
-            scores = self.engine.score(task, own, sounds, list(self.weights))
+            scores = self.listeners[row](own) | self.engine.score(task, own, sounds, others)
             totals = combined(scores, self.weights, statuses)
             order = sorted(range(len(own)), key=lambda i: (statuses[i] != OK, -totals[i], i))
             chosen = self._distinct(order, own, running[row])
@@ -165,6 +178,7 @@ class Beam:
         for row, chosen in enumerate(kept):
             parents[row] = np.repeat(chosen, samples)
             keys[row] = self.keys[row]
+            self.listeners[row].fork(parents[row])
         columns = np.broadcast_to(np.arange(shape[1]), shape)
         self.session.fork(
             parents, keys, BEAMS + turn * shape[1] + columns, columns % samples < ways

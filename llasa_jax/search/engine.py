@@ -253,6 +253,13 @@ class Engine:
         Args:
             names: of the verifiers to ask; None: all.
         """
+        asked = [
+            (one, target)
+            for one, target in zip(self.verifiers, task.targets, strict=True)
+            if names is None or one.name in names
+        ]
+        if not asked:
+            return {}
         unit = round(SCORED_SECONDS * self.rate)
         size = max(1, -(-max(map(len, waves)) // unit)) * unit
         padded = np.zeros((len(waves), size), np.float32)
@@ -261,13 +268,6 @@ class Engine:
             padded[row, : len(wave)] = wave
             codes[row, : len(take.codes)] = take.codes
         lengths = np.array([len(wave) for wave in waves], np.int32)
-        asked = [
-            (one, target)
-            for one, target in zip(self.verifiers, task.targets, strict=True)
-            if names is None or one.name in names
-        ]
-        if not asked:
-            return {}
         verifiers, targets = zip(*asked, strict=True)
         scores = score_all(verifiers, Candidates(codes, padded, lengths), targets)
         return {name: np.asarray(values) for name, values in scores.items()}

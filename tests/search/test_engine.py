@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from llasa_jax.search.engine import Prompt
 from llasa_jax.search.record import search_record
 from llasa_jax.search.strategies import best_of, first_accepted
 from llasa_jax.search.take import EARLY_STOP, OK
+from llasa_jax.verifiers.itself import self_verifier
 
 TEXTS = ("Hello there.", "A longer sentence, of a few words more.", "Yes")
 REFERENCES = [(np.zeros(1, np.float32),)] * 3
@@ -120,6 +122,35 @@ def test_a_beam_speaks_on_from_a_prompt(tiny):
     for take, wave in zip(pool.takes, pool.waves, strict=True):
         assert len(wave) == 480 * len(take.codes)
         np.testing.assert_allclose(wave[::480], np.float32(take.codes) / 40)
+
+
+@pytest.mark.parametrize("prefix_seconds", [0.5, None])
+def test_a_causal_verifier_hears_every_code_once(tiny, prefix_seconds):
+    """Led by the model itself, a beam keeps what it keeps where all is heard again each step."""
+    config = replace(BEAM, prefix_seconds=prefix_seconds)
+    itself = self_verifier(tiny.config, tiny.model()[1], tiny.vocabulary)
+    heard = []
+
+    def hear(params, state, codes, counts):
+        jax.debug.callback(lambda counts: heard.append(int(counts.sum())), counts)
+        return itself.steps.hear(params, state, codes, counts)
+
+    counted = replace(itself, steps=itself.steps._replace(hear=hear))
+    again = replace(itself, steps=None)
+    found = []
+    for verifier in (counted, again):
+        engine = tiny.engine()
+        engine.verifiers = [verifier]
+        references = [(verifier.reference(text, None),) for text in TEXTS]
+        pools, _ = beam_pools(engine, TEXTS, references, config, {"self": 1.0}, seed=3)
+        found.append(pools)
+    jax.effects_barrier()
+    for one, other in zip(*found, strict=True):
+        assert codes(one) == codes(other) and len(one.rounds) == len(other.rounds) > 1
+        for step, whole in zip(one.rounds, other.rounds, strict=True):
+            np.testing.assert_allclose(step["scores"]["self"], whole["scores"]["self"], atol=1e-4)
+    width, steps = config.width, sum(len(pool.rounds) for pool in found[0])
+    assert len(heard) <= steps + len(TEXTS) and sum(heard) <= steps * width * config.step_codes
 
 
 def test_a_beam_that_does_not_fit_is_refused(tiny):
