@@ -1,6 +1,7 @@
 """What is made of runs of `llasa eval tts`: `llasa eval compare`, `llasa eval listen`."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def eval_compare(one: Path, other: Path) -> dict[str, Any]:
 
     Returns:
         JSON-able: `differences`, as `tts_summary.compare` (one entry); `differs`, what of the two
-        configurations is not the same; `partial`, the folders whose run never came to its end, with
+        configurations is not the same; `partial`, the runs that never came to their end, with
         the utterances there; `judges_left_out`, those that are not the same in both.
 
     Raises:
@@ -32,14 +33,12 @@ def eval_compare(one: Path, other: Path) -> dict[str, Any]:
     alike = [n for n in KINDS if n in judges[0] and judges[0][n] == judges[1].get(n)]
     if not alike:
         raise UserError(f"compare: no judge heard both {one} and {other}; score one again")
-    partial = {
-        str(folder): len(kept)
-        for folder, kept, done in ((one, rows, whole), (other, rows_2, whole_2))
-        if not done
-    }
+    names = _names(one, other)
+    ends = zip(names, (rows, rows_2), (whole, whole_2), strict=True)
+    partial = {name: len(kept) for name, kept, done in ends if not done}
     for folder, count in partial.items():
         log(f"{folder}: its run never came to its end; {count} utterances are there")
-    found = compare(rows, rows_2, alike, (str(one), str(other)))
+    found = compare(rows, rows_2, alike, names)
     for folder, count in found["only_in"].items():
         if count:
             log(f"{folder}: {count} utterances are in this run alone, and left out")
@@ -51,6 +50,14 @@ def eval_compare(one: Path, other: Path) -> dict[str, Any]:
         "partial": partial,
         "judges_left_out": sorted((judges[0].keys() | judges[1].keys()) - set(alike)),
     }
+
+
+def _names(one: Path, other: Path) -> tuple[str, str]:
+    """What tells two folders apart: their paths below the folder that holds both."""
+    paths = one.resolve(), other.resolve()
+    shared = os.path.commonpath(paths)
+    first, second = (os.path.relpath(path, shared) for path in paths)
+    return (str(one), str(other)) if "." in (first, second) else (first, second)
 
 
 def eval_listen(folders: Sequence[Path], out: Path, seed: int = 0) -> Path:
