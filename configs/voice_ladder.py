@@ -7,12 +7,10 @@
 Widths 32 to 256, 0.2 M to 4.3 M parameters, at six budgets; the token rows of docs/voice.md, both
 directions. More seeds at three points; and one model on three sizes of data, three passes over
 each, as the paper's 80,000, 160,000 and 250,000 hours (0.26, 0.53 and 0.79 M different tokens).
-37 runs, 7.9e14 FLOPs, about 3.7 hours of one CPU core (estimated). Smaller
-models than those of 2e13 FLOPs have hardly begun to read, and no law is fitted to them: from there
-on a law forecasts the largest budget best (docs/scaling.md). Held out are runs of 4 times the
-largest budget that is fitted.
-
-Cheap runs come first and those of the most tokens last, so that much is known when it is stopped.
+37 runs, 7.9e14 FLOPs: 4.3 hours as they were run, on one or two CPU cores, the held-out one of
+width 192 another 1.2. Smaller models than those of 2e13 FLOPs have hardly begun to read, and no law
+is fitted to them: from there on a law forecasts the largest budget best (docs/scaling.md). Held out
+are runs of 4 times the largest budget that is fitted.
 """
 
 from llasa_jax.config import DecoderRun, RungConfig, SweepPlan, load_config

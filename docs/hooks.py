@@ -15,6 +15,7 @@ FIGURES = {
     "figures/confusion.png": "results/voice/eval/confusion-16.png",
     "figures/scaling.png": "results/scaling/isoflop.png",
     "figures/forecast.png": "results/scaling/compute.png",
+    "figures/mix.png": "results/scaling/search.png",
     "figures/codec.png": "results/nano-codec/quality.png",
 }
 

@@ -74,12 +74,13 @@ class Beam:
     ):
         self.engine, self.tasks, self.config = engine, tasks, config
         self.keys, self.weights, self.seed = keys, weights, seed
+        most = max(task.bounds[1] for task in tasks)
         self.session = Session(
             engine.sampler,
             rows,
             config.width,
             longest=max(len(task.ids) for task in tasks),
-            most=max(task.bounds[1] for task in tasks),
+            most=most,
             guards=engine.guards,
         )
         rate, prefix = engine.codec.config.frame_rate, config.prefix_seconds
@@ -91,7 +92,7 @@ class Beam:
                 [task.targets[n] for n in leads],
                 config.width,
                 config.step_codes,
-                round(min(task.bounds[1], self.last * config.step_codes)),
+                round(min(most, self.last * config.step_codes)),
             )
             for task in tasks
         ]
