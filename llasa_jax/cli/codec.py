@@ -16,6 +16,8 @@ def add_codec(commands) -> None:
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
     help = "time for it; a machine too slow for the configured steps makes fewer"
     train.add_argument("--minutes", type=float, default=None, help=help)
+    help = "model folder whose codec to begin with (default: random numbers)"
+    train.add_argument("--init", type=Path, default=None, metavar="FOLDER", help=help)
     seed(train)
     encode = command(parts, "encode", _run_encode, "Recordings to codes: a .npy file for each.")
     help = "codes of N samples: floor(N / hop), as in training data, or as X-Codec2's package or "
@@ -41,7 +43,8 @@ def _run_codec_train(options) -> None:
     store = WaveStore.open(options.store)
     budget = None if options.minutes is None else 60 * options.minutes
     folder, model = options.out / "codec", options.out / "model"
-    train_codec(run, store, folder, model, seed=options.seed, budget=budget)
+    more = {"seed": options.seed, "budget": budget, "init": options.init}
+    train_codec(run, store, folder, model, **more)
 
 
 def _run_encode(options) -> None:

@@ -32,8 +32,8 @@ def _sentences(part: argparse.ArgumentParser) -> None:
 
 
 def _scorers(part: argparse.ArgumentParser) -> None:
-    help = "a judge: whisper=DIR, hubert=DIR, wavlm=FILE, emotion2vec=FILE, paraformer, "
-    help += "pocketsphinx, content, ge2e, speaker, dnsmos, utmos; may be repeated"
+    help = "a judge: whisper=DIR, hubert=DIR, recogniser=DIR, wavlm=FILE, emotion2vec=FILE, "
+    help += "paraformer, pocketsphinx, content, ge2e, speaker, dnsmos, utmos; may be repeated"
     part.add_argument("--scorer", action="append", default=[], metavar="NAME[=PATH]", help=help)
 
 
@@ -45,8 +45,9 @@ def _language(part: argparse.ArgumentParser) -> None:
 def _add_tts(parts) -> None:
     text = "Speak a list with models and strategies, and judge it, in the paper's table layout."
     part = command(parts, "tts", _run_tts, text)
-    help = "a list as seed-tts-eval's, a folder of LibriSpeech or ESD, understanding-en, "
-    help += "understanding-zh, or flite-en: held-out sentences of the shipped voice"
+    help = "a list as seed-tts-eval's, a folder of LibriSpeech or ESD, a prepared corpus (its "
+    help += "held-out speech), understanding-en, understanding-zh, or flite-en: held-out sentences "
+    help += "of the shipped voice"
     part.add_argument("set", help=help)
     help = "model folder; may be repeated (default: the voice that the package carries)"
     part.add_argument("--model", action="append", type=Path, default=[], help=help)

@@ -49,7 +49,8 @@ def _run_train(options) -> None:
         where = (options.tokens, options.out, model_folder(model))
         train_language(run, *where, seed=options.seed, init=options.init)
     else:
-        train_verifier(run, options.store, options.out, model, seed=options.seed)
+        where = (options.store, options.out, model)
+        train_verifier(run, *where, seed=options.seed, init=options.init)
 
 
 def add_convert(commands) -> None:

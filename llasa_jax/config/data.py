@@ -42,6 +42,8 @@ class DataRun:
         corpora: built-in names, or folders (`data.corpora`).
         minutes, seed: of synthetic speech, for corpora that programs speak.
         language, licence: of folders that do not say.
+        speeds: at which training recordings are played once more each, by resampling: other
+            pitches and formants, as if there were more voices.
         tokens: folders in the layout of Llasa's released tokens.
         texts: JSON-lines files of chats, {"messages": [{"role", "content"}, ...]} a line.
         kinds: what is made of each utterance: "generation" (text to speech), "understanding"
@@ -58,6 +60,7 @@ class DataRun:
     seed: int = 0
     language: str = "en"
     licence: str = "the user's own"
+    speeds: tuple[float, ...] = ()
     tokens: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     kinds: tuple[Literal["generation", "understanding"], ...] = ("generation",)
@@ -71,6 +74,9 @@ class DataRun:
     def __post_init__(self):
         require(min(self.row, self.batch, self.item, self.group) > 0, "data: sizes above 0")
         require(len(self.kinds) == len(set(self.kinds)) > 0, "data.kinds: one or both, each once")
+        once = len(set(self.speeds)) == len(self.speeds)
+        fit = all(0.5 <= speed <= 2 and speed != 1 for speed in self.speeds)
+        require(once and fit, "data.speeds: from 0.5 to 2, each once and none of them 1")
 
 
 @dataclass(frozen=True)

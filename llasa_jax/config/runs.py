@@ -156,11 +156,23 @@ class GrpoRun:
 
 @dataclass(frozen=True)
 class RecogniserRun:
-    """Training of a CTC recogniser on waves with text."""
+    """Training of a CTC recogniser on waves with text.
+
+    `part` (k, n) is every n-th of the training waves from the k-th on: one that chooses takes and
+    one that judges them learn from different halves. Each wave is played at a speed drawn from
+    1 / `speed` to `speed`.
+    """
 
     recogniser: RecogniserConfig = RecogniserConfig()
     train: TrainConfig = TrainConfig()
     max_seconds: float = 8.0
+    part: tuple[int, int] = (0, 1)
+    speed: float = 1.0
+
+    def __post_init__(self):
+        first, step = self.part
+        require(0 <= first < step, "part: (k, n) with k from 0 to n - 1")
+        require(1 <= self.speed <= 2, "speed: from 1 to 2")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ resumed run needs no state. Grain's own per-element shuffle costs about 2 ms an 
 here a step draws all its items at once.
 """
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +195,7 @@ def transcribed(
     alphabet: str,
     seed: int,
     buckets: int = 2,
+    speed: float = 1.0,
 ) -> grain.MapDataset:
     """Waves with their characters, each epoch shuffled anew.
 
@@ -204,6 +206,7 @@ def transcribed(
     Args:
         indices: the waves of `store`; those that are not `transcribable` are left out.
         buckets: at most this many different shapes; their lengths are chosen for least padding.
+        speed: as of `crops`, of whole waves.
 
     Raises:
         UserError: if nothing is left.
@@ -211,7 +214,8 @@ def transcribed(
     usable = transcribable(store, indices, alphabet, max_seconds)
     if not usable:
         raise UserError("no recording with readable text to train a recogniser on; add some")
-    samples = np.array([store.samples(i) for i in usable])
+    longest = [math.ceil(speed * store.samples(i)) for i in usable]  # as played
+    samples = np.array(longest)
     labels = [encode(normalise(store.utterances[i].text), alphabet) for i in usable]
     sizes = bucket_sizes(samples, buckets, round(BUCKET_SECONDS * store.rate))
     of = np.searchsorted(sizes, samples)
@@ -225,12 +229,15 @@ def transcribed(
         _, bucket, k = plan[place]
         order = np.random.default_rng((seed, epoch, bucket)).permutation(members[bucket])
         chosen = np.resize(order, counts[bucket] * batch)[k * batch : (k + 1) * batch]
+        rates = store.rate * speed ** np.random.default_rng((seed, step)).uniform(-1, 1, batch)
         wave = np.zeros((batch, sizes[bucket]), np.float32)
+        length = np.zeros(batch, np.int32)
         label = np.zeros((batch, widths[bucket]), np.int32)
         for row, i in enumerate(chosen):
-            wave[row, : samples[i]] = store[usable[i]][1]
+            played = resample(store[usable[i]][1], round(rates[row]), store.rate)[: sizes[bucket]]
+            wave[row, : len(played)], length[row] = played, len(played)
             label[row, : len(labels[i])] = labels[i]
-        return {"wave": wave, "length": samples[chosen].astype(np.int32), "labels": label}
+        return {"wave": wave, "length": length, "labels": label}
 
     return by_step(build)
 

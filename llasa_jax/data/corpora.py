@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,32 @@ class StoreCorpus:
         if utterance.id not in self._places:
             raise UserError(f"{utterance.id} is not in the store {self._store.folder}")
         return self._store[self._places[utterance.id]][1], self._store.rate
+
+
+class PlayedCorpus:
+    """The training recordings of a corpus, played `speed` times as fast: other pitches and
+    formants, as if there were more voices."""
+
+    rejects = ()
+
+    def __init__(self, corpus: Corpus, speed: float) -> None:
+        self._corpus, self._speed = corpus, speed
+        self.name, self._mark = corpus.name, f"@{speed:g}"
+
+    @property
+    def version(self) -> str:
+        return self._corpus.version
+
+    def utterances(self) -> list[Utterance]:
+        """Those of the training split, in the corpus's order."""
+        train = (one for one in self._corpus.utterances() if one.split == "train")
+        return [replace(one, id=one.id + self._mark) for one in train]
+
+    def read(self, utterance: Utterance) -> tuple[np.ndarray, int]:
+        """The wave as it was recorded, float32 [samples], and the rate that it is played at."""
+        own = replace(utterance, id=utterance.id.removesuffix(self._mark))
+        wave, rate = self._corpus.read(own)
+        return wave, round(rate * self._speed)
 
 
 class Mixture:

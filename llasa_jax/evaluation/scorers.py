@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "hubert": "words",
     "pocketsphinx": "words",
     "content": "words",
+    "recogniser": "words",
     "wavlm": "voice",
     "ge2e": "voice",
     "speaker": "voice",
@@ -48,7 +49,8 @@ KINDS: dict[str, Kind] = {
     "dnsmos": "quality",
     "utmos": "quality",
 }
-IMPORTED = ("whisper", "hubert", "wavlm", "emotion2vec")  # need NAME=PATH
+# Need NAME=PATH; "recogniser" is one that `llasa train` made, in a model folder.
+IMPORTED = ("whisper", "hubert", "recogniser", "wavlm", "emotion2vec")
 OF_THE_MODEL = {"content": "recogniser", "speaker": "speaker"}
 PACKAGES = {
     "paraformer": "funasr",
@@ -149,8 +151,7 @@ class Listeners:
 
     def _read(self, name: str) -> tuple:
         if name == "content":
-            build = lambda c, r: Recogniser(c, rngs=r)  # noqa: E731
-            return load_part(self._folder(name), "recogniser", RecogniserConfig, build)[:2]
+            return _own_recogniser(self._folder(name))
         if name == "speaker":
             build = lambda c, r: SpeakerEncoder(c, rngs=r)  # noqa: E731
             return load_part(self._folder(name), "speaker", SpeakerConfig, build)[:2]
@@ -159,6 +160,7 @@ class Listeners:
         if name == "whisper":
             return import_whisper(path, language=self.language)
         return {
+            "recogniser": _own_recogniser,
             "hubert": import_hubert,
             "wavlm": import_wavlm,
             "emotion2vec": import_emotion2vec,
@@ -203,6 +205,7 @@ class Listeners:
             return lambda waves: [seed_tts.simplified(text) for text in judge.transcribe(waves)]
         made = {
             "content": BatchRecogniser,
+            "recogniser": BatchRecogniser,
             "whisper": whisper_transcriber,
             "hubert": hubert_transcriber,
         }[name]
@@ -213,6 +216,11 @@ class Listeners:
             return Ge2eEncoder(load_ge2e()).embed
         verifier = self.verifier(name)
         return lambda waves: np.stack([verifier.reference("", wave) for wave in waves])
+
+
+def _own_recogniser(folder: Path) -> tuple[RecogniserConfig, dict]:
+    build = lambda c, r: Recogniser(c, rngs=r)  # noqa: E731
+    return load_part(folder, "recogniser", RecogniserConfig, build)[:2]
 
 
 def _content_hash(path: Path) -> str:

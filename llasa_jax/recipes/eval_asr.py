@@ -25,13 +25,13 @@ from llasa_jax.interop.bundle import part_hash
 from llasa_jax.metrics import seed_tts, statistics
 from llasa_jax.metrics.seed_tts import Language
 from llasa_jax.metrics.text import word_errors
+from llasa_jax.recipes.eval_sets import the_set
 from llasa_jax.recipes.eval_tts import (
     BLOCK,
     Clock,
     ensure_same,
     join,
     read_json,
-    the_set,
     together,
 )
 from llasa_jax.recipes.measure import machine
@@ -53,7 +53,7 @@ def eval_asr(
     """Has a list's recordings heard by the model, and by judges of words.
 
     Args:
-        what: as `recipes.eval_tts.eval_tts`; of a line its recording of the text is heard, else its
+        what: as `eval_sets.the_set`; of a line its recording of the text is heard, else its
             prompt's.
         scorers: NAME or NAME=PATH each, of words.
         out: folder for rows and `asr.json`; the same command goes on there.

@@ -20,10 +20,8 @@ from jax.experimental import multihost_utils
 from llasa_jax import __version__, console
 from llasa_jax.audio.io import read_audio, write_audio
 from llasa_jax.console import bar, log
-from llasa_jax.data.debian import default_cache
-from llasa_jax.data.synthetic import FliteEnglish
 from llasa_jax.errors import UserError
-from llasa_jax.evaluation.lists import EvalSet, Item, read_set
+from llasa_jax.evaluation.lists import EvalSet, Item
 from llasa_jax.evaluation.page import json_bytes, write_files
 from llasa_jax.evaluation.scorers import KINDS, RATE, Listeners, Scorer, parse_scorers
 from llasa_jax.evaluation.tts_report import write_tts_report
@@ -31,14 +29,13 @@ from llasa_jax.evaluation.tts_summary import compare, describe
 from llasa_jax.metrics import seed_tts
 from llasa_jax.metrics.seed_tts import Language
 from llasa_jax.parallel.distributed import connect
+from llasa_jax.recipes.eval_sets import FLITE, the_set
 from llasa_jax.recipes.measure import machine
 from llasa_jax.recipes.stages import model_folder, write_json
 from llasa_jax.recipes.talking import RECORDED, Talker, TalkSettings
 
 BLOCK = 16  # utterances that are spoken and judged together
-FLITE = "flite-en"  # the list of the shipped voice's held-out sentences
 USUAL = {FLITE: ("pocketsphinx", "content", "ge2e")}
-PROMPTS_FROM = 600  # of the held-out sentences, those from here on are the voices' prompts
 
 
 class Clock:
@@ -75,8 +72,7 @@ def eval_tts(
     """Speaks a list with each model and strategy, and has it judged.
 
     Args:
-        what: as `lists.read_set`, or "flite-en": sentences held out of the shipped voice's corpus,
-            with prompts and recordings by flite.
+        what: as `eval_sets.the_set`.
         scorers: NAME or NAME=PATH each (`scorers.KINDS`).
         utterances: at most so many of the list's first ones.
         out: folder for waves, rows, `summary.json` and the page.
@@ -122,19 +118,6 @@ def eval_tts(
     return found | more
 
 
-def the_set(what: str, language: Language | None, utterances: int | None) -> EvalSet:
-    """A list by its path or name, or sentences of flite's; what is refused of it is said.
-
-    Raises:
-        UserError: as `lists.read_set`.
-    """
-    which = flite_set(utterances or 200) if what == FLITE else read_set(what, language)
-    which = which.first(utterances)
-    for one in which.refused:
-        log(f"{what}, line {one.line}: refused: {one.reason}")
-    return which
-
-
 def join() -> None:
     """Makes this process one of several, if the environment says so; all but the first are silent.
 
@@ -164,35 +147,6 @@ def label_of(model: Path) -> str:
     """What a model's results are called: its folder's name, or of `NAME/model` the folder above."""
     folder = model_folder(model).resolve()
     return folder.parent.name if folder.name == "model" else folder.name
-
-
-def flite_set(count: int) -> EvalSet:
-    """Sentences that the shipped voice was never trained on, with recordings by flite.
-
-    Each is asked of one of the corpus's identities in turn, whose prompt is another held-out
-    sentence; flite says prompts and sentences (synthetic speech). Kept in the cache as `meta.lst`.
-    """
-    corpus = FliteEnglish(default_cache())
-    texts = corpus.held_out(PROMPTS_FROM + 200)
-    if count > PROMPTS_FROM:
-        raise UserError(f"{FLITE}: --utterances {count}: has {PROMPTS_FROM}")
-    prompts = [text for text in texts[PROMPTS_FROM:] if 35 <= len(text) <= 50]
-    folder, names = default_cache() / "eval" / FLITE, [one.name for one in corpus.identities]
-
-    def said(text: str, name: str, file: str) -> str:
-        path = folder / f"{file}.wav"
-        if not path.is_file():
-            write_audio(path, *corpus.speak(text, name))
-        return path.name
-
-    lines = []
-    for i, text in enumerate(texts[:count]):
-        name, own = names[i % len(names)], prompts[i % len(names)]
-        prompt = said(own, name, f"prompt-{name}")
-        truth = said(text, name, f"{i:04d}-{name}")
-        lines.append("|".join([f"flite-{i:04d}", f"{own}.", prompt, f"{text}.", truth]))
-    write_files(folder, {"meta.lst": "\n".join([*lines, ""]).encode()})
-    return EvalSet(FLITE, "en", read_set(str(folder / "meta.lst"), "en").items, [])
 
 
 class Run:

@@ -33,7 +33,7 @@ from llasa_jax.console import bar, log
 from llasa_jax.data.claims import Claims, share_out
 from llasa_jax.data.codes import BY, Counts, Encoded, dump_codes, load_codes
 from llasa_jax.data.codes import VERSION as CODES_VERSION
-from llasa_jax.data.corpora import named_corpus
+from llasa_jax.data.corpora import PlayedCorpus, named_corpus
 from llasa_jax.data.memmap import FILES, TokenMemmap, has_tokens
 from llasa_jax.data.place import Place
 from llasa_jax.data.shards import VERSION as SHARDS_VERSION
@@ -138,11 +138,13 @@ class Preparation:
 
     @cached_property
     def corpora(self) -> dict[str, Corpus]:
-        """By the name that the configuration gives them."""
+        """By the name that the configuration gives them, those that are played faster after."""
         run = self.run
         settings = {"minutes": run.minutes, "seed": run.seed}
         settings |= {"language": run.language, "licence": run.licence}
-        return {name: named_corpus(name, **settings) for name in run.corpora}
+        found: dict[str, Corpus] = {name: named_corpus(name, **settings) for name in run.corpora}
+        played = [(name, speed) for name in run.corpora for speed in run.speeds]
+        return found | {f"{n} at {s:g}": PlayedCorpus(found[n], s) for n, s in played}
 
     @cached_property
     def codec(self) -> BatchCodec:

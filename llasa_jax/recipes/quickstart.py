@@ -197,16 +197,16 @@ def train_recognisers(run: Quickstart) -> dict:
     store = run.store()
     train, valid = run.spoken(store, "train"), run.spoken(store, "valid")
 
-    def fitted(name: str, model: Path, train: list[int]) -> dict:
-        config, budget = run.config(name, RecogniserRun), run.budget(name)
-        part = {"train": train, "valid": valid, "seed": run.seed, "budget": budget}
-        return stages.train_recogniser(config, store, run.out / name, model, name, **part)
+    def fitted(name: str, model: Path, part: tuple[int, int]) -> dict:
+        config, budget = replace(run.config(name, RecogniserRun), part=part), run.budget(name)
+        given = {"train": train, "valid": valid, "seed": run.seed, "budget": budget}
+        return stages.train_recogniser(config, store, run.out / name, model, name, **given)
 
     if run.english:
-        return {"content": fitted("recogniser", run.model, train)}
+        return {"content": fitted("recogniser", run.model, (0, 1))}
     return {
-        "content": fitted("recogniser", run.model, train[::2]),
-        "judge": fitted("judge", run.out / "judge", train[1::2]),
+        "content": fitted("recogniser", run.model, (0, 2)),
+        "judge": fitted("judge", run.out / "judge", (1, 2)),
     }
 
 

@@ -43,8 +43,8 @@ from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
 from llasa_jax.metrics.text import normalise
 from llasa_jax.parallel.distributed import gather
-from llasa_jax.recipes.warm import starting_parameters
-from llasa_jax.training.codec import codec_objective, codec_validation, whole
+from llasa_jax.recipes.warm import starting_codec, starting_parameters, starting_recogniser
+from llasa_jax.training.codec import codec_objective, codec_validation, divided, whole
 from llasa_jax.training.language import language_objective, validation_nats
 from llasa_jax.training.loop import Fitted, fit
 from llasa_jax.training.recognition import (
@@ -73,11 +73,16 @@ def train_codec(
     *,
     seed: int,
     budget: float | None = None,
+    init: Path | None = None,
 ) -> Fitted:
     """Trains the codec on the store's training waves and writes `codec.safetensors` to `model`.
 
     The store's validation waves are rebuilt every `valid_every` steps, and the first of them kept
     in `folder`/samples; a run of fewer steps does without.
+
+    Args:
+        init: a folder with the codec to begin with, its frozen semantic model too; without it,
+            random numbers.
 
     Raises:
         UserError: as `fit`; if the store holds another rate than the codec writes, or the semantic
@@ -106,7 +111,11 @@ def train_codec(
                 "target": batch["wave"],
             }
         )
-    objective = codec_objective(run, None if run.codec.semantic is None else _semantic_model(run))
+    begin = {} if init is None else {"codec": starting_codec(init, run.codec)}
+    begin, frozen = divided(begin) if begin else (None, {})
+    if run.codec.semantic is not None and init is None:
+        frozen = {"semantic_model": _semantic_model(run)}
+    objective = replace(codec_objective(run, frozen.get("semantic_model")), begin=begin)
     validate = None
     if run.train.valid_every <= run.train.steps:
         valid = store.select(split="valid")
@@ -305,17 +314,27 @@ def train_recogniser(
     valid: list[int],
     seed: int,
     budget: float | None = None,
+    init: Path | None = None,
 ) -> dict:
     """Trains a CTC recogniser on waves with text and writes `NAME.safetensors` to `model`.
 
-    Its alphabet is that of the training texts. Returns its held-out error rates.
+    Its alphabet is that of the training texts, its waves those of `run.part`. Returns its held-out
+    error rates.
+
+    Args:
+        init: a folder with the recogniser to begin with; without it, random numbers.
     """
+    first, step = run.part
+    train = train[first::step]
     alphabet = alphabet_of([normalise(store.utterances[i].text) for i in train])
     config = replace(run.recogniser, alphabet=alphabet, sample_rate=store.rate)
     run = replace(run, recogniser=config)
-    batches = transcribed(store, train, run.train.batch, run.max_seconds, alphabet, seed)
+    batches = transcribed(
+        store, train, run.train.batch, run.max_seconds, alphabet, seed, speed=run.speed
+    )
     validate = recogniser_validation(run, store, valid[:VALID_UTTERANCES])
-    objective = recogniser_objective(run)
+    begin = None if init is None else starting_recogniser(init, config)
+    objective = replace(recogniser_objective(run), begin=begin)
     fitted = fit(objective, batches, run.train, folder, seed=seed, validate=validate, budget=budget)
     last = fitted.curve[-1]
     found = {"cer": last["valid_cer"], "wer": last["valid_wer"], "steps": fitted.steps}
@@ -324,15 +343,27 @@ def train_recogniser(
 
 
 def train_verifier(
-    run: RecogniserRun | SpeakerRun, store: Path, folder: Path, model: Path, *, seed: int
+    run: RecogniserRun | SpeakerRun,
+    store: Path,
+    folder: Path,
+    model: Path,
+    *,
+    seed: int,
+    init: Path | None = None,
 ) -> dict:
-    """Trains a verifier on all that a store has for it, in a sub-folder of `folder`."""
+    """Trains a verifier on all that a store has for it, in a sub-folder of `folder`.
+
+    Raises:
+        UserError: a speaker encoder, whose classes are the store's voices, is to begin with one.
+    """
     waves = WaveStore.open(store)
     if isinstance(run, SpeakerRun):
+        if init is not None:
+            raise UserError("--init: a speaker encoder begins with random numbers; leave it out")
         return train_speaker(run, waves, folder / "speaker", model, seed=seed)
     train, valid = (waves.select(split=split, with_text=True) for split in ("train", "valid"))
-    place, name = folder / "recogniser", "recogniser"
-    return train_recogniser(run, waves, place, model, name, train=train, valid=valid, seed=seed)
+    part = {"train": train, "valid": valid, "seed": seed, "init": init}
+    return train_recogniser(run, waves, folder / "recogniser", model, "recogniser", **part)
 
 
 def load_recogniser(model: Path, name: str) -> tuple[RecogniserConfig, dict]:

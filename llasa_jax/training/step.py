@@ -62,7 +62,7 @@ class Objective:
             for a product's gradient comes in the product's dtype.
         weight: how much a part of a batch counts beside the others, where its loss is a mean over
             something that parts have more or less of.
-        begin: parameters to begin with instead of `init`'s, host arrays.
+        begin: parameters to begin with instead of those of the same names of `init`, host arrays.
         work: what this process's rows of a batch are, for the rates in the curve.
         about: the run's whole configuration, for its checkpoints.
     """
@@ -101,15 +101,16 @@ def first_state(objective: Objective, config: TrainConfig, template: dict, key: 
     """The state before the first step, at its places."""
     make, given = partial(initial_state, objective, config), None
     if objective.begin is not None:
-        given = lay(objective.begin, places(template["model"]["params"]))
+        where = places(template["model"]["params"])
+        given = lay(objective.begin, {name: where[name] for name in objective.begin})
     return jax.jit(make, out_shardings=places(template), donate_argnums=1)(key, given)
 
 
 def initial_state(
     objective: Objective, config: TrainConfig, key: jax.Array, given: dict | None = None
 ) -> dict:
-    """The state before the first step, with parameters of `key` or those `given`."""
-    params = objective.init(key) if given is None else given
+    """The state before the first step, with parameters of `key` but for those `given`."""
+    params = objective.init(key) | (given or {})
     opt = make_optimizer(config.optimizer).init(params)
     state = {"step": jnp.zeros((), jnp.int32), "model": {"params": params, "opt": opt}}
     if objective.rival is not None:

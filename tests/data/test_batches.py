@@ -171,6 +171,22 @@ def test_an_epoch_holds_every_transcript_with_its_wave():
         assert seen == {0, 1, 3, 5}
 
 
+def test_transcribed_waves_are_played_at_other_speeds():
+    time = np.arange(16_000 * 2) / 16_000
+    utterance = Utterance("t/0", "a word", "a", "en", "", "recorded", "train")
+    store = Waves([utterance], [np.sin(2 * np.pi * 1000 * time).astype(np.float32)], 16_000)
+    found = transcribed(store, [0], 4, 8.0, " adorw", 0, speed=1.2)
+    hertz, lengths = [], []
+    for batch in (found[i] for i in range(8)):
+        for wave, length in zip(batch["wave"], batch["length"], strict=True):
+            assert not wave[length:].any() and wave[length - 400 : length].any()
+            hertz.append(np.abs(np.fft.rfft(wave[:length])).argmax() * 16_000 / length)
+            lengths.append(length / 16_000)
+    hertz, lengths = np.array(hertz), np.array(lengths)
+    assert 1000 / 1.2 - 2 <= hertz.min() < 900 and 1100 < hertz.max() <= 1000 * 1.2 + 2
+    np.testing.assert_allclose(hertz * lengths, 2000, rtol=2e-3)
+
+
 def test_every_shape_comes_at_once():
     rows = [("word", "ann", "recorded", 1 + 0.01 * i) for i in range(90)]
     batches = transcribed(store_of(*rows, *([("word", "ann", "recorded", 7.5)] * 10)),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llasa_jax.audio.io import write_audio
-from llasa_jax.data.corpora import FolderCorpus, StoreCorpus, named_corpus
+from llasa_jax.data.corpora import FolderCorpus, PlayedCorpus, StoreCorpus, named_corpus
 from llasa_jax.data.store import WaveStore
 from llasa_jax.errors import UserError
 
@@ -117,3 +117,17 @@ def test_a_store_is_a_corpus(tmp_path):
     np.testing.assert_array_equal(wave, store[0][1])
     with pytest.raises(UserError, match="not in the store"):
         corpus.read(replace(one, id="mine/b.wav"))
+
+
+def test_training_recordings_are_played_faster(tmp_path):
+    for number in range(26):
+        write(tmp_path / f"mine/{number}.wav", text=f"{chr(97 + number)} sentence")
+    corpus = FolderCorpus(tmp_path / "mine")
+    faster = PlayedCorpus(corpus, 1.1)
+    train = [one for one in corpus.utterances() if one.split == "train"]
+    found = faster.utterances()
+    assert 15 < len(found) < 26
+    assert [one.id for one in found] == [f"{one.id}@1.1" for one in train]
+    assert [replace(one, id="") for one in found] == [replace(one, id="") for one in train]
+    wave, rate = faster.read(found[0])
+    assert rate == 17_600 and np.array_equal(wave, corpus.read(train[0])[0])

@@ -1,9 +1,14 @@
+import jax
 import numpy as np
 import pytest
 
+from llasa_jax.config import RecogniserConfig
 from llasa_jax.errors import UserError
 from llasa_jax.evaluation import scorers
 from llasa_jax.evaluation.scorers import KINDS, Listeners, parse_scorers
+from llasa_jax.interop.bundle import save_part
+from llasa_jax.recipes.stages import load_recogniser
+from llasa_jax.verifiers.recogniser import BatchRecogniser, init_recogniser
 
 
 def test_every_name_has_a_kind_and_those_of_elsewhere_need_a_path():
@@ -58,6 +63,16 @@ def test_what_was_read_serves_every_model(tmp_path, monkeypatch):
     judges = [shared.of(tmp_path / name).scorer("ge2e") for name in "ab"]
     assert judges[0] is judges[1] and len(made) == 1
     assert judges[0].source == f"numpy {np.__version__}" and judges[0].kind == "voice"
+
+
+def test_a_recogniser_of_another_run_judges(tmp_path):
+    config = RecogniserConfig(mel_bins=8, dim=8, layers=1, width=3)
+    save_part(tmp_path, "recogniser", config, init_recogniser(config, jax.random.key(3)))
+    judge = Listeners({"recogniser": str(tmp_path)}, None, "en").scorer("recogniser")
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype("f4")
+    own = BatchRecogniser(*load_recogniser(tmp_path, "recogniser")).transcribe([wave])
+    assert judge.kind == "words" and len(judge.source) == 16
+    assert judge.judge([wave]) == own and own[0]
 
 
 def test_what_paraformer_hears_is_simplified(monkeypatch):

@@ -140,6 +140,37 @@ def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
     assert checkout.log() == always
 
 
+def test_the_dutch_voice_goes_on_and_is_judged_by_another_half(checkout):
+    (checkout.bin / "llasa").write_text(
+        '#!/bin/bash\necho "$*" >> "$(dirname "$0")/log"\n'
+        'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
+    )
+    shipped = checkout.root / "llasa_jax/nano"
+    shipped.mkdir(parents=True)
+    (shipped / "sampling.json").write_text("{}")
+    checkout.run("quickstart.sh")
+    checkout.log()
+    done = checkout.run("dutch.sh", "run")
+    assert done.returncode == 0, done.stderr
+    lines = checkout.log()
+    assert [" ".join(line.split()[:2]) for line in lines] == [
+        *("data prepare", "codec train", "train dutch_recogniser", "train quickstart_speaker"),
+        *("data prepare", "train dutch_lm", "data prepare", "train quickstart_judge"),
+        *("train dutch_judge", "eval tts", "eval tts"),
+    ]
+    assert all("--scorer recogniser=run/judge/model" in line for line in lines[-2:])
+    begun = [line for line in lines if "--init llasa_jax/nano" in line]
+    assert len(begun) == 3 and "--init run/judge-en" in lines[-3]
+    for name in ("corpus/store.json", "english/store.json"):
+        (checkout.root / "run" / name).touch()
+    for name in ("codec", "recogniser", "speaker", "lm"):
+        (checkout.root / f"run/model/{name}.safetensors").touch()
+    for name in ("judge-en", "judge"):
+        (checkout.root / f"run/{name}/model/recogniser.safetensors").touch()
+    assert checkout.run("dutch.sh", "run").returncode == 0
+    assert checkout.log() == [lines[4], *lines[-2:]]
+
+
 def test_without_ensurepip_pip_comes_out_of_debians_package(checkout, tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()

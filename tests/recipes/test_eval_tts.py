@@ -196,29 +196,6 @@ def test_long_texts_are_cut_at_stops_as_often_as_the_paper_says():
     )
 
 
-def test_the_shipped_voices_list_has_recordings_of_both(tmp_path, monkeypatch):
-    class Corpus:
-        identities = recipe.FliteEnglish.identities
-
-        def __init__(self, cache):
-            pass
-
-        def held_out(self, count):
-            return [f"held out sentence number {i} of a few words" for i in range(count)]
-
-        def speak(self, text, name):
-            return tone(0.1, 0.1), 8000
-
-    monkeypatch.setattr(recipe, "FliteEnglish", Corpus)
-    monkeypatch.setenv("LLASA_JAX_CACHE", str(tmp_path))
-    which = recipe.flite_set(10)
-    assert which.name == "flite-en" and len(which.items) == 10
-    first = which.items[0]
-    assert first.prompt.is_file() and first.truth.is_file() and first.prompt_text != first.text
-    assert which.items[8].prompt == first.prompt  # eight identities
-    assert recipe.flite_set(10).hash == which.hash
-
-
 def test_an_utterance_is_continued_and_heard_with_its_beginning(
     speaking_model, tmp_path, monkeypatch, capsys
 ):

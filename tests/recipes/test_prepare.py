@@ -106,6 +106,26 @@ def test_two_processes_leave_the_same(made, model, run, tmp_path):
     assert contents(tmp_path / "out") == contents(made)
 
 
+def test_training_recordings_at_other_speeds_too(made, model, run, tmp_path):
+    prepare(replace(run, speeds=(0.8, 1.25)), tmp_path / "out", model)
+    found = [read_codes(folder / "codes") for folder in (made, tmp_path / "out")]
+    plain, played = ({one.utterance.id: one for one in part} for part in found)
+    assert plain.keys() < played.keys() and len(played) == len(plain) + 2 * 20
+    for name, one in plain.items():
+        assert np.array_equal(one.codes, played[name].codes)
+        if one.utterance.split == "train":
+            slow, fast = (played[f"{name}@{speed:g}"].samples for speed in (0.8, 1.25))
+            assert slow > one.samples > fast
+    for kind, split, extra in ((BOTH[0], "train", 40), (BOTH[1], "valid", 0)):
+        counts = [
+            len(list(TokenShards.open(folder / kind / split).about()))
+            for folder in (made, tmp_path / "out")
+        ]
+        assert counts[1] == counts[0] + extra
+    with pytest.raises(UserError, match="none of them 1"):
+        DataRun(speeds=(1.0,))
+
+
 def test_a_bucket_holds_the_same(made, model, run):
     address = f"memory://{made.parent.name}/out"
     found = prepare(run, address, model)

@@ -89,6 +89,19 @@ def begun(work: Path, one: int) -> None:
             return
 
 
+def saving(folder: Path, one: int) -> bool:
+    """Waits until a life has a checkpoint half-written; whether it was over first."""
+    until = time.monotonic() + LONGEST
+    while not halves(folder) and time.monotonic() < until:
+        if ended(one, 0) is not None:
+            return True
+    return False
+
+
+def halves(folder: Path) -> list[Path]:
+    return list((folder / "checkpoints").glob("*tmp*"))
+
+
 def newest(folder: Path) -> int:
     names = [p.name for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
     return max(map(int, names), default=0)
@@ -110,13 +123,16 @@ def kills(work: Path, times: int, steps: int, rng: random.Random) -> dict:
         one = child(work, folder, MeshConfig(), steps)
         if rng.random() < 0.85:  # the others may die while they start or restore
             begun(work, one)
-        if ended(one, rng.uniform(0, 1.8 * length / times)) is not None:
+        over = ended(one, rng.uniform(0, 1.8 * length / times)) is not None
+        if rng.random() < 0.3:  # few moments lie in a save by chance
+            over = over or saving(folder, one)
+        if over:
             raise SystemExit("the run ended before it was killed so often: more --steps")
         os.kill(one, signal.SIGKILL)
         ended(one, LONGEST)
         done += 1
         before_steps += not (work / "laid-0").exists()
-        in_saves += any((folder / "checkpoints").glob("*tmp*"))
+        in_saves += bool(halves(folder))
         lost += newest(folder) < before  # a whole checkpoint may never go
     finish([child(work, folder, MeshConfig(), steps)])
     found = result(work)
@@ -127,10 +143,10 @@ def kills(work: Path, times: int, steps: int, rng: random.Random) -> dict:
         "checkpoints_lost": lost,
         "parameters_equal": found["digest"] == whole["digest"],
         "curves_equal": found["curve"] == whole["curve"],
-        "left_half_written": len(list((folder / "checkpoints").glob("*tmp*"))),
+        "left_half_written": len(halves(folder)),
         "undisturbed_seconds": length,
         "seconds": time.monotonic() - began,
-        "ok": not lost and found == whole,
+        "ok": in_saves > 0 and not lost and found == whole,
     }
 
 

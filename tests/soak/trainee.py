@@ -140,6 +140,7 @@ def fork(act: Callable[[], None]) -> int:
     if child == 0:
         status = 1
         faulthandler.enable()
+        os.dup2(2, 1)  # Gloo greets on stdout, which is for what was found
         try:
             act()
             status = 0
