@@ -170,8 +170,8 @@ class RecogniserRun:
     speed: float = 1.0
 
     def __post_init__(self):
-        first, step = self.part
-        require(0 <= first < step, "part: (k, n) with k from 0 to n - 1")
+        ok = len(self.part) == 2 and 0 <= self.part[0] < self.part[1]
+        require(ok, "part: (k, n) with k from 0 to n - 1")
         require(1 <= self.speed <= 2, "speed: from 1 to 2")
 
 
