@@ -17,7 +17,7 @@ def get_config() -> RecogniserRun:
     run = load_config("quickstart_judge", RecogniserRun)
     train = replace(
         run.train,
-        steps=2000,
+        steps=1000,
         optimizer=OptimizerConfig(kind="muon", peak=1e-3, final=0.02, warmup=0.05),
         valid_every=500,
         save_every=250,

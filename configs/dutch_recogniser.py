@@ -3,7 +3,7 @@
     llasa train dutch_recogniser --init llasa_jax/nano --store runs/dutch/corpus --out runs/dutch
 
 Every other of the training recordings, half an hour, played at up to 1.15 times their speed or as
-much slower; `dutch_judge` hears the others. 2,000 steps of 16.
+much slower; `dutch_judge` hears the others. 1,000 steps of 16.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ def get_config() -> RecogniserRun:
     run = load_config("voice_recogniser", RecogniserRun)
     train = replace(
         run.train,
-        steps=2000,
+        steps=1000,
         optimizer=OptimizerConfig(peak=1e-3, final=0.02, warmup=0.05, beta2=0.98),
         valid_every=500,
         save_every=250,

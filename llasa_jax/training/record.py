@@ -123,7 +123,8 @@ class Curve:
         if jax.process_index() != 0:
             return
         with going_on(self.path) as whole:
-            if self._names and set(row) <= set(self._names):
+            # Where somebody deleted the file, a row alone would make one without columns.
+            if self._names and set(row) <= set(self._names) and self.path.is_file():
                 with self.path.open("a", newline="") as file:
                     file.write(self._text([row]))
             else:

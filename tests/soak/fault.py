@@ -42,6 +42,17 @@ def nothing(folder: Path) -> None:
     pass
 
 
+def become_a_file(folder: Path) -> None:
+    """The run may make its folder again in between."""
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.write_text("mine")
+            return
+        except IsADirectoryError:
+            continue
+
+
 FAULTS = {
     "none": (nothing, nothing),
     "disk full for a while": (fill, lambda folder: (folder.parent / "filler").unlink()),
@@ -49,10 +60,7 @@ FAULTS = {
     "permission lost for a while": (forbid, allow),
     "permission lost to the end": (forbid, nothing),
     "folder deleted": (lambda folder: shutil.rmtree(folder, ignore_errors=True), nothing),
-    "folder replaced by a file": (
-        lambda folder: (shutil.rmtree(folder, ignore_errors=True), folder.write_text("mine")),
-        nothing,
-    ),
+    "folder replaced by a file": (become_a_file, nothing),
 }
 
 

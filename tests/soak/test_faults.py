@@ -52,7 +52,8 @@ def test_a_disk_that_is_full_for_a_while(whole, tmp_path):
     keep = ["sh", "-c", f'"$@"; s=$?; cp -r {tmp_path}/disk/run {tmp_path}/kept; exit $s', "sh"]
     found = run("disk full for a while", tmp_path / "disk/run", *disk, *keep)
     assert same(found, whole)
-    assert "could not be saved (" in found["log"] and "curve.csv: cannot be written" in found["log"]
+    assert "could not be saved (" in found["log"]
+    assert "cannot be written (No space left on device); training goes on" in found["log"]
     assert steps(tmp_path / "kept")[-1] == 60
     assert len((tmp_path / "kept/curve.csv").read_text().splitlines()) == 1 + len(whole["curve"])
 
@@ -88,7 +89,7 @@ def test_permission_that_is_lost_to_the_end(whole, tmp_path):
 def test_the_runs_folder_is_deleted(whole, tmp_path):
     found = run("folder deleted", tmp_path / "run")
     assert same(found, whole) and steps(tmp_path / "run")[-1] == 60
-    assert same(run("none", tmp_path / "run"), whole) or not (tmp_path / "run/plan.json").exists()
+    assert same(run("none", tmp_path / "run"), whole)
 
 
 def test_the_runs_folder_becomes_a_file(whole, tmp_path):
