@@ -113,7 +113,9 @@ def fuzz(name: str, inputs: int, seconds: float, seed: int, out: Path) -> dict:
             command = [sys.executable, __file__, name, "--child", str(shared), str(seed)]
             command += [str(done), str(inputs), str(left)]
             environment = os.environ | {"TMPDIR": temporary, "JAX_PLATFORMS": "cpu"}
-            with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            # What decoders say of broken files would fill screens; --input shows it of one.
+            quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            with subprocess.Popen(command, env=environment, **quiet) as process:
                 fault = watched(process, board)
                 said = json.loads((process.stdout.read() or b"{}").splitlines()[-1:][0] or b"{}")
             done, _, size = HEAD.unpack_from(board)
