@@ -18,14 +18,18 @@ llasa() { "$VENV/bin/llasa" "$@"; }
   llasa train dutch_recogniser --init llasa_jax/nano --store "$out/corpus" --out "$out"
 [ -e "$out/model/speaker.safetensors" ] ||
   llasa train quickstart_speaker --store "$out/corpus" --out "$out"
-llasa data prepare "$out/corpus" --model "$out/model" --out "$out/tokens" --tokenizer english \
-  --set row=512 --set 'kinds=["generation","understanding"]' --set 'speeds=[0.9,1.1]' >/dev/null
+# The language model reads on in the English of the shipped voice's corpus, in the new codec's codes.
+[ -e "$out/english/store.json" ] || llasa data prepare flite-en --out "$out/english" --minutes 1260
+rows=(--model "$out/model" --tokenizer english --set row=512
+  --set 'kinds=["generation","understanding"]')
+llasa data prepare "$out/corpus" "${rows[@]}" --set 'speeds=[0.9,1.1]' --out "$out/tokens" >/dev/null
+llasa data prepare "$out/english" "${rows[@]}" --out "$out/english-tokens" >/dev/null
 cp llasa_jax/nano/sampling.json "$out/model/"
 [ -e "$out/model/lm.safetensors" ] ||
   llasa train dutch_lm --init llasa_jax/nano --tokens "$out/tokens" --model "$out/model" \
-    --out "$out/lm"
+    --out "$out/lm" --set "sources.2.folder=$out/english-tokens" \
+    --set "sources.3.folder=$out/english-tokens"
 # Who judges: another architecture, the other half of the recordings. It learns to listen on flite.
-[ -e "$out/english/store.json" ] || llasa data prepare flite-en --out "$out/english" --minutes 1260
 [ -e "$out/judge-en/model/recogniser.safetensors" ] ||
   llasa train quickstart_judge --store "$out/english" --out "$out/judge-en" \
     --set train.steps=1500 --set max_seconds=6.0

@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
 }
 # Need NAME=PATH; "recogniser" is one that `llasa train` made, in a model folder.
 IMPORTED = ("whisper", "hubert", "recogniser", "wavlm", "emotion2vec")
+OF_LETTERS = ("content", "recogniser")  # write letters as they hear them, and know no words
 OF_THE_MODEL = {"content": "recogniser", "speaker": "speaker"}
 PACKAGES = {
     "paraformer": "funasr",

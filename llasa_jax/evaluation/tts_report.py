@@ -8,11 +8,13 @@ from llasa_jax.audio.io import read_audio
 from llasa_jax.evaluation import published
 from llasa_jax.evaluation.page import Clip, fill_players, json_bytes, plain, template, write_files
 from llasa_jax.evaluation.tables import Table, failures, interval, number, words
-from llasa_jax.evaluation.tts_summary import worst
+from llasa_jax.evaluation.tts_summary import keys_of, worst
 
 SHOWN = 8  # utterances to hear of each run
 OTHER_SET = "Another set and another harness: hold no number against ours, only the order."
 SIGNS = {"o": "SIM-o", "r": "SIM-r", "value": "score"}
+SIGNS |= {"rate": "WER, points", "letters": "CER, points"}  # of differences
+LOWER = {"rate": "word error", "letters": "character error"}
 
 
 def per_cent(value: Any) -> str:
@@ -31,12 +33,12 @@ def score_table(found: Mapping[str, Any]) -> Table:
     """A row a run: word errors, cosines with the prompt, quality, failures."""
     head, columns = ["System"], []
     for name, kind in found["kinds"].items():
-        if kind == "words":
-            head.append(f"{'CER' if found['language'] == 'zh' else 'WER'}, % ({name})")
-            columns.append((name, "rate", per_cent))
-            continue
-        for key in ("o", "r") if kind in ("voice", "emotion") else ("value",):
-            if any(key in run["scores"][name] for run in found["runs"]):
+        for key in keys_of(name):
+            if kind == "words":
+                letters = key == "letters" or found["language"] == "zh"
+                head.append(f"{'CER' if letters else 'WER'}, % ({name})")
+                columns.append((name, key, per_cent))
+            elif any(key in run["scores"][name] for run in found["runs"]):
                 head.append(f"{SIGNS[key]} ({name})")
                 columns.append((name, key, number))
     rows, starred = [], False
@@ -97,9 +99,9 @@ def difference_table(found: Mapping[str, Any]) -> Table:
     rows = []
     for pair in found["differences"]:
         for name, one in pair["scores"].items():
-            show = per_cent if name.endswith(" rate") else number
             scorer, _, key = name.partition(" ")
-            measure = "WER, points" if key == "rate" else SIGNS[key]
+            show = per_cent if key in LOWER else number
+            measure = SIGNS[key]
             difference = one["difference"]
             rows.append(
                 (
@@ -123,9 +125,9 @@ def ordering(found: Mapping[str, Any]) -> list[str]:
     best-of-N after it lowers word error again.
     """
     claims = {
-        ("direct", "partial"): ("rate", "o", "r"),
-        ("partial", "partial+best-of"): ("rate",),
-        ("direct", "partial+best-of"): ("rate", "o", "r"),
+        ("direct", "partial"): (*LOWER, "o", "r"),
+        ("partial", "partial+best-of"): tuple(LOWER),
+        ("direct", "partial+best-of"): (*LOWER, "o", "r"),
     }
     strategies = {run["title"]: run["strategy"] for run in found["runs"]}
     lines = []
@@ -135,7 +137,7 @@ def ordering(found: Mapping[str, Any]) -> list[str]:
             scorer, _, key = name.partition(" ")
             if key not in keys:
                 continue
-            expected = "a lower word error" if key == "rate" else f"a higher {SIGNS[key]}"
+            expected = f"a lower {LOWER[key]}" if key in LOWER else f"a higher {SIGNS[key]}"
             held = one["verdict"] == "better"
             said = "as in the paper" if held else f"NOT here: {one['verdict']}"
             said += f" (p {one['p']:.2g})"

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from llasa_jax.errors import UserError
-from llasa_jax.evaluation.scorers import KINDS
+from llasa_jax.evaluation.scorers import KINDS, OF_LETTERS
 from llasa_jax.metrics import seed_tts, statistics
+from llasa_jax.metrics.text import character_errors
 from llasa_jax.search.take import OK
 
 Row = Mapping[str, Any]
 ALL_WRONG = 1.0  # the rate of an utterance that was not spoken: all its words are missing
 ALPHA = 0.05
-BETTER = {"rate": "lower", "o": "higher", "r": "higher", "value": "higher"}
+BETTER = {"rate": "lower", "letters": "lower", "o": "higher", "r": "higher", "value": "higher"}
 
 
 def describe(rows: Sequence[Row], scorers: Sequence[str]) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def describe(rows: Sequence[Row], scorers: Sequence[str]) -> dict[str, Any]:
 
 def _words(rows: Sequence[Row], name: str) -> dict[str, Any]:
     """`rate`: the mean of utterances' rates, those without sound counted as all wrong; `original`:
-    as seed-tts-eval prints it, which leaves them out; `corpus`: errors over words."""
+    as seed-tts-eval prints it, which leaves them out; `corpus`: errors over words; `letters`: of
+    those who know no words, the mean of utterances' character error rates."""
     rates = [_rate(row, name) for row in rows]
     heard = [row["scores"][name] for row in rows if row["sound"]]
     counts = np.array([one["errors"] for one in heard], np.float64).reshape(-1, 4)
@@ -68,6 +70,8 @@ def _words(rows: Sequence[Row], name: str) -> dict[str, Any]:
         "corpus": float(counts[:, :3].sum() / total) if total else None,
         **{kind: float(counts[:, i].sum() / total) for i, kind in enumerate(kinds) if total},
     }
+    if name in OF_LETTERS:
+        found["letters"] = statistics.mean([_letters(row, name) for row in rows]).to_json()
     names = sorted({row["category"] for row in rows if row["category"]})
     if len(names) > 1:
         found["categories"] = {
@@ -82,7 +86,7 @@ def _words(rows: Sequence[Row], name: str) -> dict[str, Any]:
 def _numbers(rows: Sequence[Row], name: str) -> dict[str, Any]:
     """Each of a scorer's numbers: its mean over the utterances that have it."""
     found = {}
-    for key in ("o", "r", "value"):
+    for key in keys_of(name):
         values = [x for row in rows if (x := row["scores"].get(name, {}).get(key)) is not None]
         if values:
             found[key] = statistics.mean(values).to_json()
@@ -91,6 +95,12 @@ def _numbers(rows: Sequence[Row], name: str) -> dict[str, Any]:
 
 def _rate(row: Row, name: str) -> float:
     return row["scores"][name]["rate"] if row["sound"] else ALL_WRONG
+
+
+def _letters(row: Row, name: str) -> float:
+    if not row["sound"]:
+        return ALL_WRONG
+    return character_errors([row["text"]], [row["scores"][name]["heard"]]).rate
 
 
 def compare(
@@ -121,7 +131,7 @@ def compare(
         "scores": {},
     }
     for scorer in scorers:
-        for key in ("rate",) if KINDS[scorer] == "words" else ("o", "r", "value"):
+        for key in keys_of(scorer):
             pairs = [(_value(mine[i], scorer, key), _value(theirs[i], scorer, key)) for i in both]
             pairs = [pair for pair in pairs if None not in pair]
             if pairs:
@@ -130,9 +140,16 @@ def compare(
     return found
 
 
+def keys_of(scorer: str) -> tuple[str, ...]:
+    """Names of the numbers that a scorer gives."""
+    if KINDS[scorer] == "words":
+        return ("rate", "letters") if scorer in OF_LETTERS else ("rate",)
+    return ("o", "r") if KINDS[scorer] in ("voice", "emotion") else ("value",)
+
+
 def _value(row: Row, scorer: str, key: str) -> float | None:
-    if key == "rate":
-        return _rate(row, scorer)
+    if key in ("rate", "letters"):
+        return {"rate": _rate, "letters": _letters}[key](row, scorer)
     return row["scores"].get(scorer, {}).get(key)
 
 

@@ -36,6 +36,19 @@ def test_what_was_not_spoken_counts_as_all_wrong_and_the_original_leaves_it_out(
     assert found["scores"]["wavlm"]["o"]["n"] == 2 and found["scores"]["dnsmos"] == {}
 
 
+def test_who_knows_no_words_counts_letters_too():
+    heard = {"heard": "text", "errors": [1, 0, 0, 1], "rate": 1.0}
+    rows = [row(0, text="tekst", scores={"recogniser": heard}), row(1, sound=False)]
+    rows[1]["status"] = "no_sound"
+    found = describe(rows, ["recogniser"])["scores"]["recogniser"]
+    assert found["rate"]["value"] == 1.0
+    assert found["letters"]["value"] == pytest.approx((2 / 5 + 1) / 2)
+    again = [rows[0] | {"scores": {"recogniser": heard | {"heard": "tekst"}}}]
+    pair = compare(rows[:1], again, ["recogniser"], ("A", "B"))["scores"]["recogniser letters"]
+    assert pair["difference"]["value"] == pytest.approx(-0.4)
+    assert "letters" not in describe([row(0)], ["whisper"])["scores"]["whisper"]
+
+
 def test_nothing_spoken_at_all_is_no_crash():
     found = describe([row(0, sound=False, status="no_sound")], JUDGES)
     assert found["scores"]["whisper"]["original"] is None
