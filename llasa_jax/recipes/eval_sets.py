@@ -28,7 +28,7 @@ def the_set(what: str, language: Language | None, utterances: int | None) -> Eva
     if what == FLITE:
         which = flite_set(utterances or 200)
     elif (Path(what) / "store.json").is_file():
-        which = store_set(Path(what))
+        which = store_set(Path(what), language)
     else:
         which = read_set(what, language)
     which = which.first(utterances)
@@ -66,7 +66,7 @@ def flite_set(count: int) -> EvalSet:
     return EvalSet(FLITE, "en", read_set(str(folder / "meta.lst"), "en").items, [])
 
 
-def store_set(folder: Path) -> EvalSet:
+def store_set(folder: Path, language: Language | None = None) -> EvalSet:
     """The held-out recordings of a store that have a text and last 1 to 10 s: the test split, then
     the validation split.
 
@@ -109,7 +109,6 @@ def store_set(folder: Path) -> EvalSet:
         prompt = prompts[store.utterances[i].speaker]
         lines.append("|".join([f"{i:06d}", text(prompt), kept(prompt), text(i), kept(i)]))
     write_files(place, {"meta.lst": "\n".join([*lines, ""]).encode()})
-    chinese = store.utterances[spoken[0]].language == "zh"
-    language: Language = "zh" if chinese else "en"
+    language = language or ("zh" if store.utterances[spoken[0]].language == "zh" else "en")
     found = read_set(str(place / "meta.lst"), language)
     return EvalSet(name, language, found.items, found.refused)

@@ -85,8 +85,8 @@ def train_codec(
             random numbers.
 
     Raises:
-        UserError: as `fit`; if the store holds another rate than the codec writes, or the semantic
-            branch has no model, or another one than configured.
+        UserError: as `fit`, `starting_codec`; if the store holds another rate than the codec
+            writes, or the semantic branch has no model, two, or another one than configured.
     """
     rate, wanted = run.codec.sample_rate, run.codec.output_rate
     if store.rate != wanted:
@@ -111,6 +111,8 @@ def train_codec(
                 "target": batch["wave"],
             }
         )
+    if init is not None and run.semantic_model:
+        raise UserError("semantic_model: --init brings its own; leave one of them out")
     begin = {} if init is None else {"codec": starting_codec(init, run.codec)}
     begin, frozen = divided(begin) if begin else (None, {})
     if run.codec.semantic is not None and init is None:

@@ -85,6 +85,8 @@ def test_a_codec_of_other_shapes_or_none_is_one_line(place, tones, capsys):
     assert "codec.levels is (4, 3, 5) there, (4, 4, 4) in" in capsys.readouterr().err
     assert train(place, tones, "--init", place) == 2
     assert "no model part" in capsys.readouterr().err
+    assert train(place, tones, "--init", place / "given", "--set", "semantic_model=x") == 2
+    assert "--init brings its own" in capsys.readouterr().err
     assert train(place, tones) == 2  # random numbers need the frozen model from elsewhere
     assert "set semantic_model" in capsys.readouterr().err
 
