@@ -6,10 +6,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 install_core
+large_pages
 cd "$ROOT"
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 out="${1:-runs/dutch}"
-llasa() { "$VENV/bin/llasa" "$@"; }
 
 [ -e "$out/corpus/store.json" ] || llasa data prepare fillets-nl --out "$out/corpus"
 [ -e "$out/model/codec.safetensors" ] ||

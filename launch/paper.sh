@@ -16,7 +16,6 @@ read -ra models <<<"${PAPER_MODELS:-llasa-1b llasa-3b llasa-8b}"
 read -ra sets <<<"${PAPER_SETS:-en zh hard}"
 read -ra options <<<"${PAPER_OPTIONS:-}"
 mkdir -p "$out/weights" "$out/models" "$out/plans"
-llasa() { "$VENV/bin/llasa" "$@"; }
 
 # hub NAME REPOSITORY: a repository of the Hugging Face hub as weights/NAME, whole or not at all.
 hub() {

@@ -4,6 +4,5 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 install_core
-# Large pages for what glibc allocates: half the time spent in the kernel, a few more steps.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+large_pages
 exec "$VENV/bin/llasa" quickstart "$@"

@@ -6,10 +6,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 install_core
+large_pages
 cd "$ROOT"
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 out="${1:-runs/voice}"
-llasa() { "$VENV/bin/llasa" "$@"; }
 
 [ -e "$out/corpus/store.json" ] || llasa data prepare flite-en --out "$out/corpus" --minutes 1260
 [ -e "$out/teacher/model/recogniser.safetensors" ] ||

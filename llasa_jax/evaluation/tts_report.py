@@ -33,12 +33,12 @@ def score_table(found: Mapping[str, Any]) -> Table:
     """A row a run: word errors, cosines with the prompt, quality, failures."""
     head, columns = ["System"], []
     for name, kind in found["kinds"].items():
+        chinese = found["language"] == "zh"  # whose words are characters
         for key in keys_of(name):
-            if kind == "words":
-                letters = key == "letters" or found["language"] == "zh"
-                head.append(f"{'CER' if letters else 'WER'}, % ({name})")
+            if kind == "words" and not (chinese and key == "letters"):
+                head.append(f"{'CER' if chinese or key == 'letters' else 'WER'}, % ({name})")
                 columns.append((name, key, per_cent))
-            elif any(key in run["scores"][name] for run in found["runs"]):
+            elif kind != "words" and any(key in run["scores"][name] for run in found["runs"]):
                 head.append(f"{SIGNS[key]} ({name})")
                 columns.append((name, key, number))
     rows, starred = [], False

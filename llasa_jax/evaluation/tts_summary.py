@@ -70,7 +70,7 @@ def _words(rows: Sequence[Row], name: str) -> dict[str, Any]:
         "corpus": float(counts[:, :3].sum() / total) if total else None,
         **{kind: float(counts[:, i].sum() / total) for i, kind in enumerate(kinds) if total},
     }
-    if name in OF_LETTERS:
+    if "letters" in keys_of(name):
         found["letters"] = statistics.mean([_letters(row, name) for row in rows]).to_json()
     names = sorted({row["category"] for row in rows if row["category"]})
     if len(names) > 1:

@@ -89,9 +89,9 @@ def starting_recogniser(folder: Path, config: RecogniserConfig) -> dict:
 
 
 def _holding(folder: Path, part: str) -> Path:
-    """`folder`, or its `model` sub-folder if that one holds the part."""
-    inner = folder / "model"
-    return inner if (inner / f"{part}.safetensors").is_file() else folder
+    """`folder`, or its `model` sub-folder if only that one holds the part."""
+    found = (f for f in (folder, folder / "model") if (f / f"{part}.safetensors").is_file())
+    return next(found, folder)
 
 
 def _ensure_alike(folder: Path, part: str, found: Any, wanted: Any, names: list[str]) -> None:

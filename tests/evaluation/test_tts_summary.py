@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llasa_jax.errors import UserError
+from llasa_jax.evaluation.tts_report import score_table
 from llasa_jax.evaluation.tts_summary import compare, describe, worst
 from llasa_jax.metrics.statistics import sign_flip
 
@@ -47,6 +48,17 @@ def test_who_knows_no_words_counts_letters_too():
     pair = compare(rows[:1], again, ["recogniser"], ("A", "B"))["scores"]["recogniser letters"]
     assert pair["difference"]["value"] == pytest.approx(-0.4)
     assert "letters" not in describe([row(0)], ["whisper"])["scores"]["whisper"]
+
+
+@pytest.mark.parametrize("language, head", [("en", ["WER", "CER"]), ("zh", ["CER"])])
+def test_letters_have_a_column_where_words_are_not_characters(language, head):
+    rows = [row(0, scores={"recogniser": {"heard": "text", "errors": [1, 0, 0, 1], "rate": 1.0}})]
+    run = {"title": "a, direct", "chosen_by": []} | describe(rows, ["recogniser"])
+    found = {"kinds": {"recogniser": "words"}, "language": language, "runs": [run]}
+    table = score_table(found | {"set": "s", "utterances": 1})
+    columns = [f"{name}, % (recogniser)" for name in head]
+    assert list(table.head) == ["System", *columns, "Failures"]
+    assert len(table.rows[0]) == len(table.head)
 
 
 def test_nothing_spoken_at_all_is_no_crash():

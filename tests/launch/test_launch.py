@@ -102,11 +102,10 @@ def test_parity_installs_torch_before_transformers(checkout):
     assert lines[-1].endswith(" --parity")
 
 
-def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
+def trains(checkout, *, logs="$*", more=""):
+    """An installed checkout with a shipped model, whose `llasa` makes its results' folders."""
     (checkout.bin / "llasa").write_text(
-        '#!/bin/bash\necho "$1 $2" >> "$(dirname "$0")/log"\n'
-        '[ "$1" = codec ] && touch run/model/{codec,recogniser,speaker}.safetensors \\\n'
-        "run/model/tokenizer.json\n"
+        f'#!/bin/bash\necho "{logs}" >> "$(dirname "$0")/log"\n{more}'
         'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
     )
     shipped = checkout.root / "llasa_jax/nano"
@@ -114,6 +113,11 @@ def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
     (shipped / "sampling.json").write_text("{}")
     checkout.run("quickstart.sh")
     checkout.log()
+
+
+def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
+    made = "run/model/{codec,recogniser,speaker}.safetensors run/model/tokenizer.json"
+    trains(checkout, logs="$1 $2", more=f'[ "$1" = codec ] && touch {made}\n')
     listen = ["train voice_teacher", "train voice_recogniser", "train voice_speaker"]
     parts = [*listen, "codec train"]
     always = ["data prepare", "convert run/model", "voices add"]
@@ -141,15 +145,7 @@ def test_the_voice_is_trained_part_by_part_and_goes_on(checkout):
 
 
 def test_the_dutch_voice_goes_on_and_is_judged_by_another_half(checkout):
-    (checkout.bin / "llasa").write_text(
-        '#!/bin/bash\necho "$*" >> "$(dirname "$0")/log"\n'
-        'while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/model"; shift; done\n'
-    )
-    shipped = checkout.root / "llasa_jax/nano"
-    shipped.mkdir(parents=True)
-    (shipped / "sampling.json").write_text("{}")
-    checkout.run("quickstart.sh")
-    checkout.log()
+    trains(checkout)
     done = checkout.run("dutch.sh", "run")
     assert done.returncode == 0, done.stderr
     lines = checkout.log()

@@ -100,9 +100,12 @@ def test_a_known_letter_keeps_its_output_and_a_new_one_has_none(tmp_path):
         params = starting_recogniser(tmp_path, config)
         return np.asarray(nn.merge(recogniser_definition(config), params)(wave, length)[0])
 
+    save_part(tmp_path / "model", "recogniser", EAR, filled(EAR, Recogniser, 9))  # not this one
     same, other = logits(EAR), logits(replace(EAR, alphabet="bxéa"))
     assert np.abs(same).max() > 0.1
     np.testing.assert_allclose(other[..., [0, 4, 1, 3]], same, atol=1e-5)
+    own = nn.merge(recogniser_definition(EAR), filled(EAR, Recogniser, 1))(wave, length)[0]
+    np.testing.assert_allclose(same, own, atol=1e-5)
     assert not other[..., 2].any()
     with pytest.raises(UserError, match=r"recogniser.dim is 16 there, 32 in"):
         starting_recogniser(tmp_path, replace(EAR, dim=32))
