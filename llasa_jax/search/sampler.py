@@ -5,11 +5,17 @@ cache for what it says. Only the speech ids and END are ever scored, which is ex
 else may follow START. A candidate's randomness hangs on (seed, key of its prompt, its number, step)
 and on nothing else, so the same candidate comes out whatever else is in the batch, and the first n
 of a pool of candidates are the pool of n.
+
+On a CPU the slots of a small decoder are drawn side by side, a thread a core (`lanes`): XLA's own
+threads gain nothing on products as small as those of a step.
 """
 
 import functools
+import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -27,11 +33,13 @@ from llasa_jax.parallel.mesh import Rules, shardings
 from llasa_jax.search import decoding
 from llasa_jax.search.cache import CHUNK, RUNNING
 from llasa_jax.search.decoding import ANY, IGNORE, WHOLE
-from llasa_jax.search.session import Session, Start
+from llasa_jax.search.session import Session, Start, check_memory
 from llasa_jax.search.take import Take
 
 REDRAWN = 1 << 20  # added to a candidate's number whenever it is drawn again
 EARLY = 8  # the loop stops for refilling when one of so many slots is free
+LANE = 4  # slots side by side, at least; twins of guidance count
+SMALL = 32 << 20  # bytes of a decoder that every core may read anew each step, from a shared cache
 
 
 def prepared(lm: DecoderConfig, params: dict) -> tuple[nnx.GraphDef, dict]:
@@ -86,6 +94,9 @@ class Sampler:
         self.lm = replace(lm, scan_layers=False, remat="none", attention="reference")
         graphdef, params = prepared(self.lm, params)
         self.config, self.slots, self.mesh = config, slots, mesh
+        size = sum(x.nbytes for x in jax.tree.leaves(params))
+        alone = mesh is not None or jax.default_backend() != "cpu" or size > SMALL
+        self.cores = 1 if alone else len(os.sched_getaffinity(0))
         self.columns, self.room = columns, -(-room // CHUNK) * CHUNK
         self.silent = np.zeros(lm.codes, bool)
         self.silent[list(silent)] = True
@@ -152,6 +163,62 @@ class Sampler:
         if not any(map(len, candidates)):
             return [[] for _ in prompts]
         rows, columns = shape or self.shape([*map(len, candidates)])
+        call = dict(min_codes=min_codes, max_codes=max_codes, seed=seed, keys=keys)
+        call |= dict(retries=retries, failed=failed, guards=guards)
+        lanes, part = self.lanes(rows, columns)
+        if lanes == 1:
+            return self._draw(prompts, candidates, part, **call)
+        longest, copies = max(map(len, prompts)), 1 if self.config.guidance == 1 else 2
+        check_memory(self.lm, rows * copies, columns, longest, max(max_codes), None)
+        # In turn, as many of a prompt as a row has columns: each prompt is in few lanes.
+        turns, block = itertools.cycle(range(lanes)), part[1]
+        blocks = [
+            (i, next(turns), numbers[first : first + block])
+            for i, numbers in enumerate(candidates)
+            for first in range(0, len(numbers), block)
+        ]
+        used = min(lanes, len(blocks))
+        own: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(used)]
+        for i, lane, numbers in blocks:
+            own[lane][i] += numbers
+        with ThreadPoolExecutor(used) as pool:
+            drawn = list(pool.map(lambda one: self._draw(prompts, one, part, **call), own))
+        takes: list[list[Take]] = [[] for _ in prompts]
+        left = [[iter(found) for found in lane] for lane in drawn]
+        for i, lane, numbers in blocks:
+            takes[i] += itertools.islice(left[lane][i], len(numbers))
+        return takes
+
+    def lanes(self, rows: int, columns: int) -> tuple[int, tuple[int, int]]:
+        """How many threads draw so many slots side by side, and rows and columns of each.
+
+        A candidate's last bits hang on it: each thread runs a program of its own slots' shape.
+        """
+        slots = rows * columns * (1 if self.config.guidance == 1 else 2)
+        most = min(self.cores, slots // LANE)
+        for lanes in range(most, 1, -1):
+            if rows % lanes == 0:
+                return lanes, (rows // lanes, columns)
+            if columns % lanes == 0:
+                return lanes, (rows, columns // lanes)
+        return 1, (rows, columns)
+
+    def _draw(
+        self,
+        prompts: Sequence[np.ndarray],
+        candidates: Sequence[Sequence[int]],
+        shape: tuple[int, int],
+        *,
+        min_codes: Sequence[int],
+        max_codes: Sequence[int],
+        seed: int,
+        keys: Sequence[int],
+        retries: int,
+        failed: Callable[[Take], bool],
+        guards: GuardConfig | None,
+    ) -> list[list[Take]]:
+        """As a call, through one session of rows and columns."""
+        rows, columns = shape
         longest = max(map(len, prompts))
         session = Session(self, rows, columns, longest=longest, most=max(max_codes), guards=guards)
         # The longest first: what is left for the end is short.

@@ -206,6 +206,32 @@ def test_pools_are_nested_and_one_at_a_time_is_the_same(tiny, takes):
     assert not any(map(equal, other, alone))
 
 
+def test_threads_side_by_side_draw_what_one_draws(tiny):
+    """Each thread runs the program of its part's shape, so one of that shape gives equal bits."""
+    numbers = [range(5), (), (7, 3, 9)]
+    call = dict(candidates=numbers, seed=7, retries=2, failed=lambda take: len(take.codes) % 2 == 0)
+    alone, two = tiny.sampler(4), tiny.sampler(8, columns=4)
+    alone.cores, two.cores = 1, 2
+    assert two.lanes(2, 4) == (2, (1, 4)) and two.shape([5, 0, 3]) == (2, 4)
+    expected = alone(PROMPTS, shape=(1, 4), **call, **BOUNDS)
+    for found in (two(PROMPTS, **call, **BOUNDS), two(PROMPTS, shape=(1, 8), **call, **BOUNDS)):
+        assert [*map(len, found)] == [5, 0, 3]
+        for own, other in zip(expected, found, strict=True):
+            assert all(map(equal, own, other))
+            assert [x.log_probability for x in own] == [x.log_probability for x in other]
+    assert any(take.redrawn for own in expected for take in own)
+
+
+def test_slots_are_parted_where_they_divide_and_are_enough(tiny):
+    sampler, guided = tiny.sampler(64), tiny.sampler(64, SamplerConfig(guidance=1.5))
+    sampler.cores = guided.cores = 3
+    assert sampler.lanes(1, 16) == (2, (1, 8)) and sampler.lanes(6, 4) == (3, (2, 4))
+    assert sampler.lanes(1, 12) == (3, (1, 4)) and sampler.lanes(1, 7) == (1, (1, 7))
+    assert sampler.lanes(1, 4) == (1, (1, 4)) and guided.lanes(1, 4) == (2, (1, 2))
+    sampler.cores = 1
+    assert sampler.lanes(1, 16) == (1, (1, 16))
+
+
 def test_sixteen_candidates_have_one_prompt_between_them(tiny):
     shape = tiny.sampler(16).shape([16])
     make = cache.empty(None, tiny.config, SamplerConfig(), shape, 100, 64)
