@@ -1,4 +1,4 @@
-"""Who judges long texts of the shipped voice: a transformer, where what chooses takes is convolutional.
+"""Who judges long texts of the shipped voice: a transformer; what chooses takes is convolutional.
 
     llasa train voice_judge --store runs/voice/corpus --out runs/voice-judge
 

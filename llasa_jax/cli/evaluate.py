@@ -259,6 +259,7 @@ def _add_longtext(parts) -> None:
     help = "of the shortest and of the longest text (500,2000)"
     part.add_argument("--words", type=_span, default=(500, 2000), metavar="N,N", help=help)
     part.add_argument("--candidates", type=int, default=16, help="takes to choose from (16)")
+    _scorers(part)
     help = "folder for texts, sounds and records"
     part.add_argument("--out", type=Path, default=None, help=help)
     as_json(part)
@@ -275,6 +276,7 @@ def _span(text: str) -> tuple[int, int]:
 
 def _run_longtext(options) -> None:
     from llasa_jax.evaluation.page import json_bytes
+    from llasa_jax.evaluation.scorers import parse_scorers
     from llasa_jax.recipes.eval_longtext import eval_longtext, lines
     from llasa_jax.recipes.stages import shipped_model
 
@@ -285,6 +287,7 @@ def _run_longtext(options) -> None:
         shortest=shortest,
         longest=longest,
         candidates=options.candidates,
+        scorers=parse_scorers(options.scorer),
         out=options.out,
         seed=options.seed,
     )

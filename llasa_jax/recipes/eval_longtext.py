@@ -1,14 +1,15 @@
 """`llasa eval longtext`: does a long text come out whole, and is it noticed where it does not?
 
 Texts are made of held-out sentences of the shipped voice's corpus. What was spoken is judged by
-pocketsphinx, which took no part in choosing or mending: a sentence is there if at least half of
-its content words are heard in its window. The same sentences spoken by flite say how many the judge
-would find of a perfect reading. Then sentences are cut out of the sound and doubled in it on
-purpose, and the reconciliation must find them.
+who took no part in choosing or mending: a sentence is there if at least half of its content words
+are heard in its window. The same sentences spoken by flite say how many a judge would find of a
+perfect reading, and the next sentence's words how many it would find by chance. Then sentences are
+cut out of the sound and doubled in it on purpose, and the reconciliation must find them.
 """
 
+import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ from llasa_jax.data.debian import default_cache
 from llasa_jax.data.store import level, trim_silence
 from llasa_jax.data.synthetic import FliteEnglish
 from llasa_jax.errors import UserError
+from llasa_jax.evaluation.scorers import OF_LETTERS, Listeners, Scorer
+from llasa_jax.interop.bundle import part_hash
 from llasa_jax.metrics import statistics
 from llasa_jax.metrics.text import normalise
 from llasa_jax.recipes import long, stages
-from llasa_jax.recipes.measure import hear, machine
+from llasa_jax.recipes.measure import machine
 from llasa_jax.recipes.say import SLOTS, load_voice, speak_text
 from llasa_jax.recipes.strategy import Search
-from llasa_jax.text.reconcile import LOST, REPEATED
+from llasa_jax.text.reconcile import HEARD_WORD, LOST, REPEATED, reconcile
 from llasa_jax.text.sentences import Chunk
-from llasa_jax.verifiers.external import Judge, Pocketsphinx
+from llasa_jax.verifiers.external import Judge
 from llasa_jax.verifiers.protocol import ensure_judge_differs
 from llasa_jax.verifiers.recogniser import BatchRecogniser
 
@@ -55,24 +58,25 @@ def eval_longtext(
     shortest: int = 500,
     longest: int = 2000,
     candidates: int = 16,
+    scorers: Mapping[str, str] | None = None,
     out: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Speaks texts of even steps from `shortest` to `longest` words with the model's usual voice.
 
     Args:
+        scorers: judges of words, as `parse_scorers` gives them; default: pocketsphinx.
         out: folder for each text, its sound and its record.
 
     Raises:
-        UserError: the numbers make no text, or model, judge or flite cannot be used.
+        UserError: the numbers make no text, or model, judges or flite cannot be used.
     """
     if not (texts >= 1 and 1 <= shortest <= longest):
         raise UserError(f"--texts {texts}, --words {shortest},{longest}: make no text")
     corpus = FliteEnglish(default_cache())
     search = Search(candidates=candidates)
     speaker, name = load_voice(model, search, slots=SLOTS)
-    judge = Pocketsphinx()
-    ensure_judge_differs([*search.verifiers, "recogniser"], judge.name)
+    judges = judges_of(scorers or {"pocketsphinx": ""}, [*search.verifiers], speaker.folder)
     recogniser = BatchRecogniser(*stages.load_recogniser(speaker.folder, "recogniser"), batch=8)
     rows = []
     for number in range(texts):
@@ -88,13 +92,19 @@ def eval_longtext(
             "audio_seconds": len(speech.wave) / speech.rate,
             "rtf": speech.seconds * speech.rate / len(speech.wave),
             "heard": speech.history,
-            "present": present(judge, speech),
-            "reading": {"present": present(judge, read), "tampered": tamper(recogniser, read, own)},
+            "present": {judge.name: present(judge, speech) for judge in judges},
+            "reading": {
+                "present": {judge.name: present(judge, read) for judge in judges},
+                "tampered": tamper(recogniser, read, own),
+            },
             "tampered": tamper(recogniser, speech, own),
             "jumps": jumps(speech),
         }
         rows.append(found)
-        log(f"text {number + 1} of {texts}: {found['words']} words, {found['present']}")
+        heard = ", ".join(
+            f"{one['sentences']} of {one['of']} by {name}" for name, one in found["present"].items()
+        )
+        log(f"text {number + 1} of {texts}: {found['words']} words; sentences there: {heard}")
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{number}.txt").write_text(text + "\n")
@@ -105,7 +115,7 @@ def eval_longtext(
         "data": "synthetic speech; texts of held-out WordNet glosses",
         "voice": name,
         "candidates": candidates,
-        "judge": judge.name,
+        "judges": {judge.name: judge.source for judge in judges},
         "seed": seed,
         "machine": machine(),
         "texts": rows,
@@ -139,30 +149,63 @@ def reading(speech: long.Speech, corpus: FliteEnglish, name: str) -> long.Speech
     return replace(speech, pieces=pieces).joined()
 
 
-def present(judge: Judge, speech: long.Speech) -> dict[str, Any]:
+def judges_of(paths: Mapping[str, str], selected: Sequence[str], model: Path) -> list[Scorer]:
+    """Who says what was spoken.
+
+    Raises:
+        UserError: one cannot be had, hears no words, or has chosen takes.
+    """
+    found = []
+    for name, path in paths.items():
+        ensure_judge_differs(selected, name)
+        scorer = Listeners(paths, model, "en").scorer(name)
+        if scorer.kind != "words":
+            raise UserError(f"scorer {name}: hears no words; name another")
+        if name == "recogniser" and part_hash(Path(path), name) == part_hash(model, name):
+            raise UserError(f"scorer recogniser={path}: it mends the text, too; name another")
+        found.append(scorer)
+    return found
+
+
+def present(judge: Scorer, speech: long.Speech) -> dict[str, Any]:
     """Of how many sentences the judge hears enough content words in the sentence's window."""
     windows = [slice(*speech.span(i)) for i in range(len(speech.sentences))]
-    heard = hear(judge, [speech.wave[window] for window in windows])
-    shares = [share_of(one.spoken, text) for one, text in zip(speech.sentences, heard, strict=True)]
-    found = np.array([share >= PRESENT for share in shares])
+    heard = judge.judge([speech.wave[window] for window in windows])
+    spoken = [one.spoken for one in speech.sentences]
+    letters = judge.name in OF_LETTERS
+    shares = np.array(list(map(functools.partial(share_of, letters=letters), spoken, heard)))
+    others = map(functools.partial(share_of, letters=letters), spoken, heard[1:] + heard[:1])
+    found = shares >= PRESENT
     interval = statistics.mean(found)
     return {
         "sentences": int(found.sum()),
         "of": len(found),
         "rate": float(found.mean()),
         "interval": [interval.low, interval.high],
-        "content_words": float(np.mean(shares)),
+        "content_words": float(shares.mean()),
+        "by_chance": sum(share >= PRESENT for share in others),
+        "absent": [i for i, here in enumerate(found) if not here],
     }
 
 
-def share_of(spoken: str, heard: str) -> float:
-    """Of a sentence's content words, those that are heard in their order; 1 where it has none."""
+def share_of(spoken: str, heard: str, letters: bool = False) -> float:
+    """Of a sentence's content words, those that are heard in their order; 1 where it has none.
+
+    Args:
+        letters: who heard knows no words: one is heard where enough of its letters are, as in the
+            reconciliation.
+    """
     words = normalise(spoken).split()
-    content = [word not in FUNCTION_WORDS for word in words]
-    if not any(content):
+    content = np.array([word not in FUNCTION_WORDS for word in words])
+    if not content.any():
         return 1.0
     hit = np.zeros(len(words), bool)
-    if heard := normalise(heard):
+    if letters:
+        best, start = reconcile([spoken], heard)[0].best, 0
+        for place, word in enumerate(words if best else ()):
+            hit[place] = best.letters[start : start + len(word)].mean() >= HEARD_WORD
+            start += len(word) + 1
+    elif heard := normalise(heard):
         for part in jiwer.process_words(" ".join(words), heard).alignments[0]:
             if part.type == "equal":
                 hit[part.ref_start_idx : part.ref_end_idx] = True
@@ -214,20 +257,21 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All texts together."""
 
     def total(*path: str) -> int:
-        found = 0
-        for row in rows:
-            value: Any = row
-            for key in path:
-                value = value[key]
-            found += value
-        return found
+        return sum(functools.reduce(lambda value, key: value[key], path, row) for row in rows)
 
+    def whole(judge: str) -> int:
+        return sum(row["present"][judge]["sentences"] == row["sentences"] for row in rows)
+
+    judges = rows[0]["present"]
     keys = ("cut", "cut_found", "doubled", "doubled_found", "others", "others_flagged")
     return {
-        "present": total("present", "sentences"),
-        "sentences": total("present", "of"),
-        "whole_texts": sum(row["present"]["sentences"] == row["sentences"] for row in rows),
-        "reading_present": total("reading", "present", "sentences"),
+        "sentences": total("sentences"),
+        "present": {name: total("present", name, "sentences") for name in judges},
+        "by_chance": {name: total("present", name, "by_chance") for name in judges},
+        "whole_texts": {name: whole(name) for name in judges},
+        "reading_present": {
+            name: total("reading", "present", name, "sentences") for name in judges
+        },
         "tampered": {key: total("tampered", key) for key in keys},
         "reading_tampered": {key: total("reading", "tampered", key) for key in keys},
         "click": any(row["jumps"]["joins"] > row["jumps"]["inside"] for row in rows),
@@ -238,12 +282,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def lines(found: dict[str, Any]) -> str:
     """What `summary` found, to be read."""
     mine, read = found["tampered"], found["reading_tampered"]
-    sentences = found["sentences"]
+    sentences, texts = found["sentences"], len(found["texts"])
     return "\n".join(
         [
-            f"sentences there: {found['present']} of {sentences}, of flite's own reading "
-            f"{found['reading_present']}; texts with all of them: {found['whole_texts']} of "
-            f"{len(found['texts'])}",
+            *(
+                f"sentences there, by {name}: {count} of {sentences}, of flite's own reading "
+                f"{found['reading_present'][name]}, by chance {found['by_chance'][name]}; texts "
+                f"with all of them: {found['whole_texts'][name]} of {texts}"
+                for name, count in found["present"].items()
+            ),
             *(
                 f"{who}: {one['cut_found']} of {one['cut']} that were cut out found, "
                 f"{one['doubled_found']} of {one['doubled']} doubled ones, of {one['others']} "

@@ -8,7 +8,7 @@ import pytest
 from llasa_jax.audio.joining import join
 from llasa_jax.errors import UserError
 from llasa_jax.recipes import long, stages
-from llasa_jax.recipes.eval_longtext import compose, jumps, share_of, tamper
+from llasa_jax.recipes.eval_longtext import compose, judges_of, jumps, share_of, tamper
 from llasa_jax.recipes.strategy import Search
 from llasa_jax.text.reconcile import reconcile
 from llasa_jax.text.sentences import Chunk
@@ -106,6 +106,20 @@ def test_a_text_is_made_of_different_sentences():
 def test_content_words_are_counted():
     assert share_of("The cat sat on the mat.", "a cat and the mat") == pytest.approx(2 / 3)
     assert share_of("It was the one.", "") == 1.0 and share_of("A cat.", "") == 0.0
+    heard = "the catte sad on te mit"  # by who knows no words: "mit" has two of three letters
+    assert share_of("The cat sat on the mat.", heard, letters=True) == 1.0
+    assert share_of("The cat sat on the mat.", heard) == 0.0
+    assert share_of("The cat sat on the mat.", "", letters=True) == 0.0
+
+
+def test_who_chose_or_mended_is_no_judge():
+    model = stages.shipped_model()
+    with pytest.raises(UserError, match="judge content: it already selected"):
+        judges_of({"content": ""}, ["content"], model)
+    with pytest.raises(UserError, match="recogniser=.*: it mends the text, too"):
+        judges_of({"recogniser": str(model)}, ["content"], model)
+    with pytest.raises(UserError, match="speaker: hears no words"):
+        judges_of({"speaker": ""}, ["content"], model)
 
 
 @pytest.mark.network
