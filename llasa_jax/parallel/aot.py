@@ -51,6 +51,8 @@ class Compiled:
     Attributes:
         arguments, temporaries: bytes of memory; temporaries None if the program did not fit.
         peak: arguments and temporaries; of a program that did not fit, what the compiler wanted.
+        alive: bytes that are in use at once, arguments among them, as the compiler counts them in
+            whatever memory they lie; None if the program did not fit.
         text: the optimised HLO; "" if it did not fit.
         seconds: that compiling took.
     """
@@ -58,6 +60,7 @@ class Compiled:
     arguments: int | None
     temporaries: int | None
     peak: int
+    alive: int | None
     text: str
     seconds: float
 
@@ -66,7 +69,7 @@ class Compiled:
         sizes = {"arguments": self.arguments, "temporaries": self.temporaries}
         return {
             "fits": self.temporaries is not None and self.peak <= hbm,
-            "bytes": sizes | {"peak": self.peak, "hbm": hbm},
+            "bytes": sizes | {"peak": self.peak, "alive": self.alive, "hbm": hbm},
             "compile_s": round(self.seconds, 1),
         }
 
@@ -122,13 +125,12 @@ def compile_program(traced: jax.stages.Traced) -> Compiled:
             reason = str(error).strip().splitlines()[0][:300]
             raise UserError(f"the compiler refuses the program: {reason}") from error
         peak = round(float(wanted[1]) * 1024 ** ("KMG".index(wanted[2]) + 1))
-        return Compiled(None, None, peak, "", time.monotonic() - started)
+        return Compiled(None, None, peak, None, "", time.monotonic() - started)
     seconds = time.monotonic() - started
     memory = compiled.memory_analysis()
-    arguments_size = memory.argument_size_in_bytes
-    temporaries = memory.temp_size_in_bytes
-    peak = arguments_size + temporaries
-    return Compiled(arguments_size, temporaries, peak, compiled.as_text(), seconds)
+    sizes = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    alive = memory.peak_memory_in_bytes
+    return Compiled(*sizes, sum(sizes), alive, compiled.as_text(), seconds)
 
 
 def toolchain() -> dict[str, str]:

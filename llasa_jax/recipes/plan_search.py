@@ -114,6 +114,8 @@ def search(run: DecoderRun, pod: Topology) -> dict:
         step = made["estimated"]["step_s"] if made["estimated"] else None
         shown = {"fits": made["fits"], "peak": made["bytes"]["peak"], "step_s": step}
         compiled.append({"settings": made["settings"]} | shown)
+        verdict = f"{step[0]:.3f} to {step[1]:.3f} s" if step else "does not fit"
+        log(f"{made['settings']}: {verdict}, {shown['peak'] / 1e9:.2f} GB")
         since += 1
         if not made["fits"]:
             failed.append(one)

@@ -84,6 +84,7 @@ def test_the_language_models_plan(language):
     sizes = language["bytes"]
     assert language["fits"] and language["chips"] == 1 and language["mesh"] == {}
     assert sizes["peak"] == sizes["arguments"] + sizes["temporaries"]
+    assert sizes["alive"] > sizes["arguments"]
     weights = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
     head, attention = 32 * 64, 2 * 2 * 32 * 32 / 2  # 40 + 8 + 16 ids; causal
     flops = language["model_flops"]
@@ -113,7 +114,7 @@ def test_the_command_prints_one_object_or_a_table(language, capsys, monkeypatch)
 def test_what_does_not_fit_is_a_plan_too(config, monkeypatch):
     """And a codec's step holds its discriminators: theirs are a part of its products."""
     stand_in(monkeypatch)
-    too_large = Compiled(None, None, 20 * 2**30, "", 1.0)
+    too_large = Compiled(None, None, 20 * 2**30, None, "", 1.0)
     monkeypatch.setattr("llasa_jax.recipes.plan_step.compile_program", lambda traced: too_large)
     whole = plan(config(CODEC), "codec", "v5e:1x1", batch_tokens=8 * 20)
     alone = plan(config(CODEC.replace("gan=", "gan=None and ")), "codec", "v5e:1x1")
