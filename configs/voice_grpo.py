@@ -5,11 +5,12 @@
 The same decoder as `voice_lm`, begun with what that left in MODEL. A step learns from 8 takes of
 each of 4 training sentences, text alone, by all voices in turn, drawn by the model as it then is at
 the temperature that it ships with. The reward is minus the recogniser's CTC loss a letter, -4 at
-least. 150 steps: 4,800 takes, 0.4 M codes, 20 minutes on 2 cores (estimated from 8 seconds of one
-core a step). MODEL's language model is written anew: train on a copy of the folder to keep both.
+least. 150 steps: 4,800 takes, 0.4 M codes, 36 minutes of one core beside other work. MODEL's
+language model is written anew: train on a copy of the folder to keep both.
 
 The rate is a fifth of the first one tried: at a peak of 2e-4 the reward of 32 sentences fell from
--1.5 to -2.3 in 24 steps, and rose again only as the rate fell. Nobody has run this one to its end.
+-1.5 to -2.3 in 24 steps, and rose again only as the rate fell. Run to its end, this one left the
+reward where it was (docs/search.md).
 """
 
 from llasa_jax.config import (
