@@ -8,17 +8,10 @@ the corpus that trained the shipped voice, not from its takes, and chooses nothi
 
 from dataclasses import replace
 
-from llasa_jax.config import OptimizerConfig, RecogniserConfig, RecogniserRun, load_config
+from llasa_jax.config import RecogniserRun, load_config
 
 
 def get_config() -> RecogniserRun:
     run = load_config("quickstart_judge", RecogniserRun)
-    train = replace(
-        run.train,
-        steps=4000,
-        optimizer=OptimizerConfig(kind="muon", peak=2e-3, final=0.02, warmup=0.05),
-        valid_every=1000,
-        save_every=250,
-    )
-    recogniser = RecogniserConfig(kind="transformer", dim=192, layers=4, heads=4)
-    return replace(run, recogniser=recogniser, train=train, max_seconds=10.0)
+    train = replace(run.train, steps=4000, valid_every=1000, save_every=250)
+    return replace(run, train=train, max_seconds=10.0)

@@ -18,6 +18,13 @@ GATHERED = 1 << 30  # bytes of an array that every device holds at once while it
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def connect() -> None:
     """Joins the processes of one run, if the environment says that there are several.
 

@@ -3,7 +3,7 @@
 Texts are made of held-out sentences of the shipped voice's corpus. What was spoken is judged by
 who took no part in choosing or mending: a sentence is there if at least half of its content words
 are heard in its window. The same sentences spoken by flite say how many a judge would find of a
-perfect reading, and the next sentence's words how many it would find by chance. Then sentences are
+perfect reading, and each looked for in the next one's window how many by chance. Then sentences are
 cut out of the sound and doubled in it on purpose, and the reconciliation must find them.
 """
 
@@ -155,10 +155,10 @@ def judges_of(paths: Mapping[str, str], selected: Sequence[str], model: Path) ->
     Raises:
         UserError: one cannot be had, hears no words, or has chosen takes.
     """
-    found = []
+    found, listeners = [], Listeners(paths, model, "en")
     for name, path in paths.items():
         ensure_judge_differs(selected, name)
-        scorer = Listeners(paths, model, "en").scorer(name)
+        scorer = listeners.scorer(name)
         if scorer.kind != "words":
             raise UserError(f"scorer {name}: hears no words; name another")
         if name == "recogniser" and part_hash(Path(path), name) == part_hash(model, name):
@@ -168,7 +168,12 @@ def judges_of(paths: Mapping[str, str], selected: Sequence[str], model: Path) ->
 
 
 def present(judge: Scorer, speech: long.Speech) -> dict[str, Any]:
-    """Of how many sentences the judge hears enough content words in the sentence's window."""
+    """Of how many sentences the judge hears enough content words in the sentence's window.
+
+    `by_chance`: how many are heard in the next one's window. `absent`: the numbers of those that
+    are not heard.
+    """
+    log(f"judge {judge.name}: {len(speech.sentences)} sentences")
     windows = [slice(*speech.span(i)) for i in range(len(speech.sentences))]
     heard = judge.judge([speech.wave[window] for window in windows])
     spoken = [one.spoken for one in speech.sentences]

@@ -1,7 +1,6 @@
 """What quickstart measures and shows: codec, search, and the report made of all stages."""
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from llasa_jax.interop.resemblyzer import load_ge2e
 from llasa_jax.metrics import statistics
 from llasa_jax.metrics.codes import codebook_use
 from llasa_jax.metrics.text import word_errors
+from llasa_jax.parallel.distributed import usable_cores
 from llasa_jax.recipes import stages
 from llasa_jax.recipes.voice import WEIGHTS, Voice
 from llasa_jax.search.guards import OK
@@ -398,7 +398,7 @@ def machine() -> dict:
         cpu = names[0] if names else cpu
     accelerator = {d.device_kind for d in jax.devices() if d.platform != "cpu"}
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "cpu": cpu,
         "accelerator": ", ".join(sorted(accelerator)) or None,
         "python": platform.python_version(),

@@ -12,7 +12,6 @@ threads gain nothing on products as small as those of a step.
 
 import functools
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from llasa_jax.config import DecoderConfig, GuardConfig, SamplerConfig
 from llasa_jax.errors import UserError
 from llasa_jax.lm.model import Decoder
 from llasa_jax.lm.vocabulary import Vocabulary
+from llasa_jax.parallel.distributed import usable_cores
 from llasa_jax.parallel.mesh import Rules, shardings
 from llasa_jax.search import decoding
 from llasa_jax.search.cache import CHUNK, RUNNING
@@ -96,7 +96,7 @@ class Sampler:
         self.config, self.slots, self.mesh = config, slots, mesh
         size = sum(x.nbytes for x in jax.tree.leaves(params))
         alone = mesh is not None or jax.default_backend() != "cpu" or size > SMALL
-        self.cores = 1 if alone else len(os.sched_getaffinity(0))
+        self.cores = 1 if alone else usable_cores()
         self.columns, self.room = columns, -(-room // CHUNK) * CHUNK
         self.silent = np.zeros(lm.codes, bool)
         self.silent[list(silent)] = True
